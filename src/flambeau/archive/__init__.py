@@ -1,0 +1,1 @@
+"""Archives and model stores: manifest, pack, unpack, store."""

@@ -1,0 +1,133 @@
+"""Folders as `save_pretrained` writes them: what is in one, and how it becomes an archive.
+
+`adopt` serves such a folder in place: a folder of links with a manifest, so that no weights are
+copied. `pack_folder` writes a real archive.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import msgspec
+import yaml
+
+from flambeau.archive.contents import TRANSFORMERS_HANDLER
+from flambeau.archive.manifest import MANIFEST_PATH, ModelSection, new_manifest, write_manifest
+from flambeau.archive.pack import ArchiveFormat, PackRequest, pack
+from flambeau.archive.staging import staged_folder
+from flambeau.errors import ArchiveError
+
+WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "traced_model.pt",
+    "pytorch_model.bin",
+)
+"""Weight files in the order of preference."""
+
+CONFIG_FILE = "model-config.yaml"
+_LABELS_FILE = "index_to_name.json"
+
+
+class ModelFolder(msgspec.Struct, frozen=True):
+    """A Transformers model on the disk. `config` is its `config.json`."""
+
+    path: Path
+    weights: Path
+    config: dict[str, object]
+
+
+def is_model_folder(path: Path) -> bool:
+    """Whether this is a Transformers folder (and not an unpacked archive)."""
+    return (path / "config.json").is_file() and not (path / MANIFEST_PATH).exists()
+
+
+def read_model_folder(path: Path) -> ModelFolder:
+    """Look at a Transformers folder. Raises `ArchiveError` that names what is missing."""
+    weights = next((path / name for name in WEIGHTS if (path / name).is_file()), None)
+    if weights is None:
+        raise ArchiveError(f"{path} holds no weights: none of {', '.join(WEIGHTS)} is there")
+    try:
+        config: object = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ArchiveError(f"{path / 'config.json'} cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise ArchiveError(f"{path / 'config.json'} is not a JSON object")
+    return ModelFolder(path, weights, config)
+
+
+def adopt(
+    folder: ModelFolder, root: Path, name: str, version: str, settings: Mapping[str, object]
+) -> Path:
+    """Make an unpacked archive of links to `folder`'s files below `root`, and return it.
+
+    `settings` is the document of `model-config.yaml`. The archive's place follows from the folder,
+    its files' names and the settings: what another process serves is never changed under it.
+    """
+    files = {
+        file.name: str(file.resolve())  # the hub's cache has links itself, to files of other names
+        for file in sorted(folder.path.iterdir())
+        if file.is_file() and file.name != CONFIG_FILE
+    }
+    identity = json.dumps([name, version, settings, files])
+    target = root / f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
+    if target.is_dir():
+        return target
+    with staged_folder(target) as stage:
+        for file_name, source in files.items():
+            (stage / file_name).symlink_to(source)
+        (stage / CONFIG_FILE).write_text(yaml.safe_dump(dict(settings)), encoding="utf-8")
+        section = ModelSection(
+            model_name=name,
+            model_version=version,
+            handler=TRANSFORMERS_HANDLER,
+            serialized_file=folder.weights.name,
+            config_file=CONFIG_FILE,
+        )
+        write_manifest(stage, new_manifest(section))
+    return target
+
+
+def pack_folder(
+    folder: ModelFolder,
+    request: PackRequest,
+    settings: Mapping[str, object],
+    scratch: Path,
+    notify: Callable[[str], None],
+) -> Path:
+    """Pack a folder for the native handler; `scratch` is an empty folder for the yaml."""
+    config_file = request.config_file
+    if config_file is None:
+        config_file = scratch / CONFIG_FILE
+        config_file.write_text(yaml.safe_dump(dict(settings)), encoding="utf-8")
+    labels = folder.path / _LABELS_FILE
+    extra = [str(labels)] if labels.is_file() else []
+    if request.extra_files:
+        extra.append(request.extra_files)
+    return pack(
+        msgspec.structs.replace(
+            request,
+            handler=TRANSFORMERS_HANDLER,
+            serialized_file=folder.weights,
+            config_file=config_file,
+            extra_files=",".join(extra),
+        ),
+        notify,
+    )
+
+
+def handler_settings(**choices: object) -> dict[str, object]:
+    """The `handler:` document of the native handler, without what was not chosen."""
+    return {"handler": {key: value for key, value in choices.items() if value is not None}}
+
+
+__all__ = [
+    "ArchiveFormat",
+    "ModelFolder",
+    "adopt",
+    "handler_settings",
+    "is_model_folder",
+    "pack_folder",
+    "read_model_folder",
+]

@@ -1,0 +1,1 @@
+"""The commands: flambeau, and the drop-ins torchserve and torch-model-archiver."""

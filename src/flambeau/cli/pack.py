@@ -1,0 +1,80 @@
+"""`flambeau pack`: a folder, a hub id or a handler becomes an archive."""
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flambeau.archive.hub import fetch_model
+from flambeau.archive.manifest import MANIFEST_PATH
+from flambeau.archive.model_folder import is_model_folder, pack_folder, read_model_folder
+from flambeau.archive.pack import ArchiveFormat, PackRequest
+from flambeau.cli.serve import LengthOption, OutputOption, RevisionOption, TaskOption
+from flambeau.cli.targets import Choices, folder_name, is_hub_id, report, settings_of
+from flambeau.errors import ArchiveError
+
+
+def pack(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="A folder written by save_pretrained, or a hub id."),
+    ],
+    name: Annotated[
+        str | None, typer.Option(help="Name of the archive [default: the folder's].")
+    ] = None,
+    version: Annotated[str, typer.Option(help="Version of the model.")] = "1.0",
+    task: TaskOption = None,
+    output: OutputOption = None,
+    max_length: LengthOption = None,
+    revision: RevisionOption = None,
+    config_file: Annotated[
+        Path | None, typer.Option(help="Your own model-config.yaml, instead of the flags above.")
+    ] = None,
+    extra_files: Annotated[
+        str, typer.Option(help="More files and folders to pack, separated by commas.")
+    ] = "",
+    export_path: Annotated[Path, typer.Option(help="Folder to write the archive to.")] = Path(),
+    archive_format: Annotated[
+        ArchiveFormat, typer.Option(help="default (.mar), zip-store, tgz or no-archive (a folder).")
+    ] = "default",
+    force: Annotated[bool, typer.Option("--force", "-f", help="Overwrite an archive.")] = False,
+) -> None:
+    """Pack a Transformers model for the native handler.
+
+    Handlers of your own are packed with torch-model-archiver, as ever.
+    """
+    path = Path(model)
+    if not path.is_dir():
+        if not is_hub_id(model):
+            raise ArchiveError(f"{model} is no folder, and no hub id such as owner/name")
+        path = fetch_model(model, revision, report=report)
+    if (path / MANIFEST_PATH).exists():
+        raise ArchiveError(f"{path} is an unpacked archive already: it has a {MANIFEST_PATH}")
+    if not is_model_folder(path):
+        raise ArchiveError(
+            f"{path} is no model folder: it has no config.json. For a handler of your own, use"
+            " torch-model-archiver."
+        )
+    folder = read_model_folder(path)
+    request = PackRequest(
+        model_name=name
+        or (folder_name(path) if Path(model).is_dir() else model.rpartition("/")[2]),
+        version=version,
+        handler="",
+        extra_files=extra_files,
+        config_file=config_file,
+        export_path=export_path,
+        archive_format=archive_format,
+        force=force,
+    )
+    choices = Choices(task=task, output=output, max_length=max_length)
+    with tempfile.TemporaryDirectory() as scratch:
+        written = pack_folder(
+            folder,
+            request,
+            settings_of(folder, choices),
+            Path(scratch),
+            report,
+        )
+    print(written)

@@ -1,0 +1,159 @@
+"""`flambeau serve`: from a hub id, a folder or an archive to a served model in one command."""
+
+import json
+import logging
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from flambeau import server
+from flambeau.cli.logs import set_up_logging
+from flambeau.cli.targets import Choices, Target, resolve
+from flambeau.config import Address, ServerConfig, default_cache_dir
+from flambeau.errors import ConfigError, FlambeauError
+from flambeau.serving.options import Registration
+from flambeau.tasks import load as load_task
+from flambeau.types import OutputShape, TaskName
+
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="A hub id, a folder written by save_pretrained, or an archive (.mar)."
+    ),
+]
+NameOption = Annotated[str | None, typer.Option(help="Name to serve under [default: from MODEL].")]
+TaskOption = Annotated[
+    TaskName | None, typer.Option(help="The model's task [default: from its config.json].")
+]
+OutputOption = Annotated[
+    OutputShape | None,
+    typer.Option(
+        help="Answers with scores and offsets, or as TorchServe gave them [default: full]."
+    ),
+]
+LengthOption = Annotated[
+    int | None, typer.Option(min=2, help="Cut texts to this many tokens [default: the model's].")
+]
+RevisionOption = Annotated[
+    str | None, typer.Option(help="Branch, tag or commit of a hub model [default: main].")
+]
+
+
+def _port(help_text: str) -> Any:  # typer's own return type
+    return typer.Option(min=0, max=65535, help=help_text)
+
+
+def serve(
+    model: ModelArgument,
+    name: NameOption = None,
+    task: TaskOption = None,
+    output: OutputOption = None,
+    max_length: LengthOption = None,
+    revision: RevisionOption = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Most requests in a batch [default: 32].")
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Worker processes [default: 1 on a CPU, 1 per GPU]."),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address of the inference API; the others stay on loopback.")
+    ] = "127.0.0.1",
+    port: Annotated[int, _port("Port of the inference API; 0: a free one.")] = 8080,
+    management_port: Annotated[int, _port("Port of the management API.")] = 8081,
+    metrics_port: Annotated[int, _port("Port of the metrics API.")] = 8082,
+    enable_model_api: Annotated[
+        bool, typer.Option("--enable-model-api", help="Let clients register and remove models.")
+    ] = False,
+    log_folder: Annotated[
+        Path | None, typer.Option(help="Write log files here, besides the console.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Log warnings only.")] = False,
+) -> None:
+    """Serve a model and print a curl line that works.
+
+    The task is read from the model's config.json. Nothing is copied: a folder is served in place.
+    """
+    set_up_logging(log_folder, level=logging.WARNING if quiet else logging.INFO)
+    cache = default_cache_dir()
+    choices = Choices(task, output, max_length, batch_size, workers, revision)
+    target = resolve(model, name, choices, cache)
+    config = ServerConfig(
+        inference_address=Address(host, port),
+        management_address=Address(port=management_port),
+        metrics_address=Address(port=metrics_port),
+        model_store=target.path.parent,
+        enable_model_api=enable_model_api,
+        cache_dir=cache,
+    )
+    if host not in _LOOPBACK:
+        _say(f"Warning: {host} is reachable from other machines, and there is no token check yet.")
+    run(config, target, workers, batch_size)
+
+
+def run(config: ServerConfig, target: Target, workers: int | None, batch_size: int | None) -> None:
+    """Serve one target until Ctrl-C. Raises the `FlambeauError` of a model that cannot be loaded."""
+    failure: list[FlambeauError] = []
+
+    async def started(running: server.Server) -> None:
+        _say(f"Loading {target.name} …")
+        registration = Registration(
+            str(target.path),
+            model_name=target.name,
+            batch_size=batch_size,
+            initial_workers=workers,
+            at_startup=True,
+        )
+        try:
+            await running.core.management.register(registration, wait=True)
+        except FlambeauError as error:
+            if not running.stopping:
+                failure.append(error)
+                running.stop()
+        else:
+            _announce(running, target)
+
+    server.serve(config, started)
+    if failure:
+        raise failure[0]
+
+
+def _announce(running: server.Server, target: Target) -> None:
+    base = str(running.address("inference_address"))
+    info = running.core.registry.get(target.name).info
+    _say(
+        f"\nServing {target.name}" + (f" ({info['task']})" if "task" in info else ""),
+        f"  predictions  {base}/predictions/{target.name}",
+        f"  health       {base}/ping",
+        f"  management   {running.address('management_address')}/models",
+        f"  metrics      {running.address('metrics_address')}/metrics",
+        "",
+        f"Try it:\n  {example_curl(base, target.name, info.get('task'))}",
+        "\nCtrl-C stops the server.",
+    )
+
+
+def example_curl(base: str, name: str, task: str | None) -> str:
+    """A command that works for this task."""
+    url = f"{base}/predictions/{name}"
+    if task is None:
+        return f"curl {url} -T sample_input"
+    try:
+        example = load_task(task).example
+    except (ConfigError, KeyError):
+        example = "Flambeau carries the torch on."
+    if isinstance(example, str):
+        return f"curl {url} -H 'Content-Type: text/plain' -d {shlex.quote(example)}"
+    document = json.dumps(msgspec.to_builtins(example))
+    return f"curl {url} -H 'Content-Type: application/json' -d {shlex.quote(document)}"
+
+
+def _say(*lines: str) -> None:
+    print("\n".join(lines), file=sys.stdout, flush=True)

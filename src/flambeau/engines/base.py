@@ -1,0 +1,212 @@
+"""What every engine shares: its contract, its records, and how rows are put together.
+
+An engine knows token ids and arrays, no texts and no tasks' answers. It takes sequences of any
+lengths and gives each one's outputs without padding, so that how it pads, packs or cuts a batch is
+its own affair.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal, Protocol
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from flambeau.types import TaskName
+
+logger = logging.getLogger(__name__)
+
+Outputs = dict[str, npt.NDArray[np.float32]]
+"""One sequence's outputs by name: `[labels]` or, for one value per token, `[tokens, …]`."""
+
+
+class TokenSequence(msgspec.Struct, frozen=True):
+    """One row for the model. `type_ids` is empty where the tokenizer has none."""
+
+    ids: list[int]
+    type_ids: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class ModelSource(msgspec.Struct, frozen=True):
+    """Which model an engine is to load.
+
+    `file` is the manifest's `serializedFile`, if it exists. `outputs` are the names of the arrays
+    in the order of the model's output; none for generation. `pad_id` None: rows cannot be padded.
+    `gpu` is a visible device's index. `max_length` is the longest row that will ever come.
+    """
+
+    model_dir: Path
+    task: TaskName
+    outputs: tuple[str, ...] = ()
+    file: Path | None = None
+    gpu: int | None = None
+    pad_id: int | None = None
+    eos_ids: tuple[int, ...] = ()
+    max_length: int = 512
+
+    @property
+    def per_token(self) -> bool:
+        """Whether the model gives values for each token and not for the text as a whole."""
+        return self.task != "text-classification"
+
+
+class GenerationSettings(msgspec.Struct, frozen=True):
+    """How one prompt is continued. None: the model's own `generation_config.json` says."""
+
+    max_new_tokens: int
+    do_sample: bool | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int | None = None
+
+
+class Generated(msgspec.Struct, frozen=True):
+    """The tokens after one prompt, without the end token, and why they end."""
+
+    ids: list[int]
+    finish_reason: Literal["stop", "length"]
+
+
+class Engine(Protocol):
+    """Loads one model on construction and runs it. Not thread-safe."""
+
+    device: str
+
+    def __init__(self, source: ModelSource) -> None:
+        """Load the model. Raises `LoadError` with the real cause."""
+
+    def forward(self, sequences: Sequence[TokenSequence]) -> list[Outputs]:
+        """Each sequence's outputs, in the order given. Raises what the framework raises."""
+
+    def generate(
+        self, prompts: Sequence[TokenSequence], settings: Sequence[GenerationSettings]
+    ) -> list[Generated]:
+        """Each prompt's continuation; `settings` has one element per prompt."""
+
+
+class RowLimits(msgspec.Struct, frozen=True):
+    """How rows may share a forward pass: padded tokens in all, and the padding's share."""
+
+    max_tokens: int
+    max_padding: float
+
+
+CPU_LIMITS = RowLimits(max_tokens=512, max_padding=0.1)
+"""A core is busy from about 512 tokens on, so that little is gained by more padding."""
+GPU_LIMITS = RowLimits(max_tokens=16_384, max_padding=0.5)
+
+GENERATION_LIMITS = RowLimits(max_tokens=8_192, max_padding=0.6)
+"""Prompts are read once, then every row costs one token per step: padding matters less."""
+
+
+def group_by_length(lengths: Sequence[int], limits: RowLimits) -> list[list[int]]:
+    """Split rows into groups for one padded forward pass each; gives indices into `lengths`.
+
+    Neighbours in length go together, the longest first, so that memory peaks early. A group holds
+    at least one row.
+    """
+    groups: list[list[int]] = []
+    longest = total = 0
+    for index in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
+        length = lengths[index]
+        if groups:
+            padded = longest * (len(groups[-1]) + 1)
+            waste = padded - (total + length)
+            if padded <= limits.max_tokens and waste <= limits.max_padding * padded:
+                groups[-1].append(index)
+                total += length
+                continue
+        groups.append([index])
+        longest = total = length
+    return groups
+
+
+def pad_rows(
+    rows: Sequence[Sequence[int]], fill: int, *, width: int = 0, left: bool = False
+) -> npt.NDArray[np.int64]:
+    """Rows as one array `[rows, longest]`, filled up to the longest or to `width`."""
+    width = max(width, max(map(len, rows)))
+    padded = np.full((len(rows), width), fill, dtype=np.int64)
+    for target, row in zip(padded, rows, strict=True):
+        if left:
+            target[width - len(row) :] = row
+        else:
+            target[: len(row)] = row
+    return padded
+
+
+def row_mask(
+    rows: Sequence[Sequence[int]], *, width: int = 0, left: bool = False
+) -> npt.NDArray[np.int64]:
+    """The attention mask of `pad_rows`: 1 for a token, 0 for padding."""
+    return pad_rows([[1] * len(row) for row in rows], 0, width=width, left=left)
+
+
+def pick_device(gpu: int | None, *, cuda_available: bool) -> str:
+    """`cuda:<gpu>` where there is one, else `cpu`."""
+    if gpu is not None and not cuda_available:
+        logger.warning("GPU %d was asked for, but the framework sees none: using the CPU.", gpu)
+    return f"cuda:{gpu}" if gpu is not None and cuda_available else "cpu"
+
+
+def forward_in_groups(
+    sequences: Sequence[TokenSequence],
+    limits: RowLimits | None,
+    run: Callable[[list[TokenSequence]], dict[str, npt.NDArray[np.float32]]],
+    *,
+    per_token: bool,
+) -> list[Outputs]:
+    """Run sequences of near lengths together; cut the padding off and put outputs in order.
+
+    `run` gives arrays `[rows, …]`. No limits: one row at a time. `per_token`: the second axis is
+    the row's tokens.
+    """
+    if limits is None:
+        groups = [[index] for index in range(len(sequences))]
+    else:
+        groups = group_by_length([len(sequence) for sequence in sequences], limits)
+    outputs: dict[int, Outputs] = {}
+    for group in groups:
+        arrays = run([sequences[index] for index in group])
+        for row, index in enumerate(group):
+            end = len(sequences[index]) if per_token else None
+            outputs[index] = {name: array[row][:end] for name, array in arrays.items()}
+    return [outputs[index] for index in range(len(sequences))]
+
+
+def generate_in_groups(
+    prompts: Sequence[TokenSequence],
+    settings: Sequence[GenerationSettings],
+    run: Callable[[list[TokenSequence], GenerationSettings], list[Generated]],
+) -> list[Generated]:
+    """Run prompts with equal settings and near lengths together, and put answers in order.
+
+    A seeded prompt runs alone: its random numbers must not depend on its neighbours.
+    """
+    kinds: dict[object, list[int]] = {}
+    for index, setting in enumerate(settings):
+        kinds.setdefault((setting, index) if setting.seed is not None else setting, []).append(
+            index
+        )
+    answers: dict[int, Generated] = {}
+    for members in kinds.values():
+        lengths = [len(prompts[index]) for index in members]
+        for group in group_by_length(lengths, GENERATION_LIMITS):
+            rows = [members[place] for place in group]
+            generated = run([prompts[row] for row in rows], settings[rows[0]])
+            answers.update(zip(rows, generated, strict=True))
+    return [answers[index] for index in range(len(prompts))]
+
+
+def until_end(ids: Sequence[int], eos_ids: Sequence[int]) -> Generated:
+    """Cut generated tokens at the first end token."""
+    for place, token in enumerate(ids):
+        if token in eos_ids:
+            return Generated(list(ids[:place]), "stop")
+    return Generated(list(ids), "length")

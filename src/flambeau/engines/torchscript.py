@@ -1,0 +1,183 @@
+"""Runs a traced model, as TorchServe's Transformers example saves it.
+
+Such a model takes `(input_ids, attention_mask)` and nothing else, and knows neither its outputs'
+names nor its configuration.
+"""
+
+import logging
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import (
+    LogitsProcessorList,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from flambeau.engines.base import (
+    CPU_LIMITS,
+    GPU_LIMITS,
+    Generated,
+    GenerationSettings,
+    ModelSource,
+    Outputs,
+    TokenSequence,
+    forward_in_groups,
+    generate_in_groups,
+    pad_rows,
+    pick_device,
+    row_mask,
+    until_end,
+)
+from flambeau.errors import LoadError
+
+logger = logging.getLogger(__name__)
+
+_PROBE_TOLERANCE = 1e-3
+_PROBE_TOKENS = 8
+
+
+class Engine:
+    """Padded batches of rows of about one length.
+
+    Tracing fixes some models to the shape of the row they were traced with. A probe at load finds
+    out, and such a model then gets one row at a time, padded to `max_length`.
+    """
+
+    def __init__(self, source: ModelSource) -> None:
+        self._source = source
+        self.device = pick_device(source.gpu, cuda_available=torch.cuda.is_available())
+        self._limits = CPU_LIMITS if self.device == "cpu" else GPU_LIMITS
+        self._model = self._load()
+        self._fixed_width = 0 if self._takes_any_shape() else source.max_length
+        if self._fixed_width:
+            logger.warning(
+                "The TorchScript model takes only the shape it was traced with: each text runs"
+                " alone, padded to %d tokens. Trace it again with flambeau prepare, or save it"
+                " with save_pretrained.",
+                self._fixed_width,
+            )
+
+    def forward(self, sequences: Sequence[TokenSequence]) -> list[Outputs]:
+        """See `engines.base.Engine`. Token types cannot be given to a traced model."""
+        alone = self._source.pad_id is None or self._fixed_width
+        return forward_in_groups(
+            sequences,
+            None if alone else self._limits,
+            self._forward_rows,
+            per_token=self._source.per_token,
+        )
+
+    def generate(
+        self, prompts: Sequence[TokenSequence], settings: Sequence[GenerationSettings]
+    ) -> list[Generated]:
+        """See `engines.base.Engine`. A traced model has no cache: every step reads all tokens."""
+        return generate_in_groups(prompts, settings, self._generate_rows)
+
+    def _load(self) -> Any:
+        file = self._source.file
+        if file is None:
+            raise LoadError(
+                "The archive has no TorchScript file: the manifest names none or it is not there."
+                " Pack the traced model with --serialized-file."
+            )
+        load: Any = torch.jit.load  # not annotated in torch
+        try:
+            with warnings.catch_warnings():
+                # PyTorch would rather have torch.export; the archive's user cannot change that.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                return load(str(file), map_location=self.device).eval()
+        except (RuntimeError, ValueError) as error:
+            reason = (str(error).strip().splitlines() or ["unreadable"])[0]
+            raise LoadError(
+                f"{file.name} cannot be loaded as TorchScript: {reason} If it holds weights,"
+                " set save_mode: pretrained."
+            ) from error
+
+    def _forward_rows(self, rows: list[TokenSequence]) -> dict[str, npt.NDArray[np.float32]]:
+        tensors = self._run([row.ids for row in rows], width=self._fixed_width)
+        # A traced model may give more than the task needs, such as a cache.
+        named = zip(self._source.outputs, tensors, strict=False)
+        return {name: tensor.float().cpu().numpy() for name, tensor in named}
+
+    @torch.inference_mode()
+    def _run(self, rows: list[list[int]], *, width: int = 0) -> list[torch.Tensor]:
+        """The model's output tensors for padded rows, in the order that the model has them."""
+        ids = torch.from_numpy(pad_rows(rows, self._source.pad_id or 0, width=width))
+        mask = torch.from_numpy(row_mask(rows, width=width))
+        result = self._model(ids.to(self.device), mask.to(self.device))
+        if isinstance(result, torch.Tensor):
+            return [result]
+        return list(result.values() if isinstance(result, dict) else result)
+
+    def _takes_any_shape(self) -> bool:
+        """Whether short rows, several at once, give what one row padded to `max_length` gives."""
+        first = self._source.pad_id or 0
+        row = [
+            first + 1 + place % 3 for place in range(min(_PROBE_TOKENS, self._source.max_length))
+        ]
+        try:
+            short = self._run([row, row[:-1]])[0][0]
+            full = self._run([row], width=self._source.max_length)[0][0]
+        except RuntimeError:
+            return False
+        if self._source.per_token:
+            short, full = short[: len(row)], full[: len(row)]
+        return bool(torch.allclose(short, full, rtol=_PROBE_TOLERANCE, atol=_PROBE_TOLERANCE))
+
+    def _generate_rows(
+        self, rows: list[TokenSequence], settings: GenerationSettings
+    ) -> list[Generated]:
+        """Append token after token. Rows are padded on the right, so that positions hold."""
+        generator = torch.Generator()
+        if settings.seed is None:
+            generator.seed()
+        else:
+            generator.manual_seed(settings.seed)
+        processors = _processors(settings)
+        texts = [list(row.ids) for row in rows]
+        running = list(range(len(rows)))
+        for _ in range(settings.max_new_tokens):
+            logits = self._last_logits([texts[index] for index in running])
+            if settings.do_sample:
+                scores = processors(torch.empty(0, dtype=torch.long), logits)
+                chosen = torch.multinomial(scores.softmax(-1), 1, generator=generator)[:, 0]
+            else:
+                chosen = logits.argmax(-1)
+            for index, token in zip(running, chosen.tolist(), strict=True):
+                texts[index].append(token)
+            running = [index for index in running if texts[index][-1] not in self._source.eos_ids]
+            if not running:
+                break
+        return [
+            until_end(text[len(row) :], self._source.eos_ids)
+            for text, row in zip(texts, rows, strict=True)
+        ]
+
+    def _last_logits(self, texts: list[list[int]]) -> torch.Tensor:
+        """The scores of each text's next token, in float32 on the CPU."""
+        if self._fixed_width:
+            return torch.stack([self._last_of([text], self._fixed_width)[0] for text in texts])
+        return self._last_of(texts, 0)
+
+    def _last_of(self, texts: list[list[int]], width: int) -> torch.Tensor:
+        logits = self._run(texts, width=width)[0]
+        last = torch.tensor([len(text) - 1 for text in texts], device=logits.device)
+        return logits[torch.arange(len(texts), device=logits.device), last].float().cpu()
+
+
+def _processors(settings: GenerationSettings) -> LogitsProcessorList:
+    """Transformers' own sampling steps, in its order."""
+    processors = LogitsProcessorList()
+    if settings.temperature is not None and settings.temperature != 1.0:
+        processors.append(TemperatureLogitsWarper(settings.temperature))
+    if settings.top_k:
+        processors.append(TopKLogitsWarper(settings.top_k))
+    if settings.top_p is not None and settings.top_p < 1.0:
+        processors.append(TopPLogitsWarper(settings.top_p))
+    return processors

@@ -1,0 +1,103 @@
+"""Every error that can reach a client or an operator, by meaning and not by status code.
+
+    FlambeauError                 carries a kind, a message for the client, and perhaps a wait
+    ├── ConfigError               a flag, a key or a file of the configuration is wrong
+    ├── ArchiveError              an archive is missing, broken, hostile or not packable
+    ├── HubError                  a model cannot be had from the hub
+    ├── LoadError                 a worker could not load its model
+    └── PredictionError           one item failed; may carry the status that a handler chose
+
+A message names the thing, the reason and the way out. Statuses belong to the protocols:
+`flambeau.protocols.status` holds the only table from `ErrorKind` to HTTP.
+"""
+
+from enum import StrEnum
+
+from typing_extensions import override
+
+
+class ErrorKind(StrEnum):
+    """What went wrong, in terms that every protocol can translate."""
+
+    INVALID_INPUT = "invalid_input"
+    INVALID_ARCHIVE = "invalid_archive"
+    INVALID_VERSION = "invalid_version"
+    MODEL_NOT_FOUND = "model_not_found"
+    VERSION_NOT_FOUND = "version_not_found"
+    ROUTE_NOT_FOUND = "route_not_found"
+    METHOD_NOT_ALLOWED = "method_not_allowed"
+    CONFLICT = "conflict"
+    PAYLOAD_TOO_LARGE = "payload_too_large"
+    REQUEST_TIMEOUT = "request_timeout"
+    NO_WORKER = "no_worker"
+    OVERLOADED = "overloaded"
+    WORKER_DIED = "worker_died"
+    TIMEOUT = "timeout"
+    HANDLER_FAILED = "handler_failed"
+    OUT_OF_MEMORY = "out_of_memory"
+    LOAD_FAILED = "load_failed"
+    CANCELLED = "cancelled"
+    CONFIG = "config"
+    INTERNAL = "internal"
+
+
+class FlambeauError(Exception):
+    """Base of all errors that Flambeau raises on purpose.
+
+    `retry_after` is a wait in seconds that protocols pass on where they can.
+    """
+
+    def __init__(self, kind: ErrorKind, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+        self.retry_after = retry_after
+
+    @override
+    def __str__(self) -> str:
+        return self.message
+
+
+class ConfigError(FlambeauError):
+    """A flag, a configuration key or a configuration file is wrong."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(ErrorKind.CONFIG, message)
+
+
+class ArchiveError(FlambeauError):
+    """An archive is missing, broken, hostile, or cannot be packed."""
+
+    def __init__(self, message: str, kind: ErrorKind = ErrorKind.INVALID_ARCHIVE) -> None:
+        super().__init__(kind, message)
+
+
+class HubError(FlambeauError):
+    """A model cannot be had from the Hugging Face hub or its cache."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(ErrorKind.MODEL_NOT_FOUND, message)
+
+
+class LoadError(FlambeauError):
+    """A worker could not load its model; the message is the worker's reason."""
+
+    def __init__(self, message: str, kind: ErrorKind = ErrorKind.LOAD_FAILED) -> None:
+        super().__init__(kind, message)
+
+
+class PredictionError(FlambeauError):
+    """One item of a batch failed; its neighbours are not touched.
+
+    `status` is set where a user's handler chose an HTTP status itself.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        kind: ErrorKind = ErrorKind.HANDLER_FAILED,
+        *,
+        status: int | None = None,
+    ) -> None:
+        super().__init__(kind, message)
+        self.status = status

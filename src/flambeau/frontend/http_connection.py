@@ -1,0 +1,157 @@
+"""One HTTP connection: uvicorn's, with limits on the head of a request and errors in JSON.
+
+uvicorn puts no bound on a request line and headers, nor on the time they take; a client could fill
+the memory with them, or hold connections open for ever. A stop waits for answers, not for clients:
+a connection whose request is not complete is closed at once. How long a body may stall is the
+business of whoever reads it (`flambeau.protocols.http.read_body`).
+"""
+
+import asyncio
+from typing import cast
+
+from typing_extensions import override
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
+
+from flambeau.errors import ErrorKind
+from flambeau.protocols.status import http_error, json_body
+
+MAX_HEAD_BYTES = 32 * 1024
+"""Bytes of a request line and its headers (promises.md G19)."""
+
+HEAD_SECONDS = 10.0
+"""From its first byte, or the connection's begin, to the end of a request's headers.
+
+The rest of a body that nobody reads, since its request is answered, has as long.
+"""
+
+
+class HttpConnection(HttpToolsProtocol):
+    """Parses requests and runs the application for each; made by `HttpServer`."""
+
+    _head_bytes = 0
+    _unfinished_bytes = 0
+    _in_head = True
+    _begun = False  # whether a request's first byte has come, and not yet its last
+    _late_from: float | None = None  # since when the client has owed us something
+    _timer: asyncio.TimerHandle | None = None
+
+    @override
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(cast("asyncio.Transport", transport))
+        self._late_from = self.loop.time()
+        self._watch(HEAD_SECONDS)
+
+    @override
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        super().connection_lost(exc)
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        if self._in_head:
+            self._unfinished_bytes += len(data)
+        super().data_received(data)
+        if self._in_head and self._unfinished_bytes > MAX_HEAD_BYTES:
+            self._refuse(431)
+        if self.transport.is_closing() or not self._owes():
+            self._late_from = None
+        elif self._late_from is None:
+            self._late_from = self.loop.time()
+            if self._timer is None:
+                self._watch(HEAD_SECONDS)
+
+    @override
+    def shutdown(self) -> None:
+        """The server stops: an incomplete request is not waited for."""
+        if self._in_head or self.pipeline:
+            super().shutdown()  # at once where nothing is being answered
+        else:
+            self.transport.close()  # whoever reads the body is told that the client left
+
+    @override
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._late_from = None
+        self._begun = True
+        self._in_head = True
+        self._head_bytes = 0
+
+    @override
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        self._count(len(url))
+
+    @override
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value)
+        self._count(len(name) + len(value))
+
+    @override
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._unfinished_bytes = 0
+        super().on_headers_complete()
+
+    @override
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._in_head = True
+        self._begun = False
+
+    @override
+    def send_400_response(self, msg: str) -> None:
+        """Called for whatever the parser or a callback above refuses."""
+        self._refuse(431 if self._head_bytes > MAX_HEAD_BYTES else 400)
+
+    def _owes(self) -> bool:
+        """Whether the client has begun a head, or has not finished a body that nobody reads."""
+        if self._in_head:
+            return self._begun or self._unfinished_bytes > 0
+        return bool(self.cycle.response_complete)
+
+    def _watch(self, seconds: float) -> None:
+        self._timer = self.loop.call_later(seconds, self._check_late)
+
+    def _check_late(self) -> None:
+        """The connection's only timer; it runs while something is owed, and looks at the clock."""
+        self._timer = None
+        if self._late_from is None or self.transport.is_closing():
+            return
+        cycle = cast("RequestResponseCycle | None", self.cycle)  # None before the first request
+        answering = cycle is not None and not cycle.response_complete
+        if answering or self.flow.read_paused:
+            self._late_from = self.loop.time()  # we keep the client waiting, not it us
+        left = self._late_from + HEAD_SECONDS - self.loop.time()
+        if left > 0:
+            self._watch(left)
+        elif self._in_head and self._owes():
+            self._refuse(408)
+        else:
+            self.transport.close()
+
+    def _count(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > MAX_HEAD_BYTES:
+            raise ValueError("too large")  # the parser stops, and `send_400_response` answers
+
+    def _refuse(self, status: int) -> None:
+        if self.transport.is_closing():
+            return
+        kind, message = ErrorKind.INVALID_INPUT, "Invalid HTTP message."
+        if status == 431:
+            message = f"The request line and headers are larger than {MAX_HEAD_BYTES} bytes."
+        if status == 408:
+            kind = ErrorKind.REQUEST_TIMEOUT
+            message = f"The request's headers were not complete after {HEAD_SECONDS:g} s."
+        body = json_body({"code": status, "type": http_error(kind).type, "message": message})
+        head = (
+            b"content-type: application/json\r\n"
+            b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+        )
+        self.transport.write(STATUS_LINE[status] + head + body)
+        self.transport.close()

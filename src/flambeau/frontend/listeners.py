@@ -1,0 +1,104 @@
+"""Sockets and their HTTP servers: bound before anything else starts, closed before anything stops."""
+
+import contextlib
+import os
+import socket
+import stat
+from collections.abc import Generator
+from pathlib import Path
+
+import uvicorn
+from starlette.types import ASGIApp
+from typing_extensions import override
+
+from flambeau.config import Address
+from flambeau.errors import ConfigError
+from flambeau.frontend.http_connection import HttpConnection
+
+_BACKLOG = 2048
+
+
+def bind(key: str, address: Address) -> socket.socket:
+    """Bind a listener. Raises `ConfigError` naming the configuration key and the address."""
+    try:
+        return _bind_path(address.path) if address.path else _bind_port(address)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ConfigError(
+            f"Cannot bind {key} to {address}: {reason}. Stop what listens there, or set {key}"
+            " in config.properties (or the matching flag) to another address."
+        ) from error
+
+
+def _bind_port(address: Address) -> socket.socket:
+    family, kind, protocol, _, target = socket.getaddrinfo(
+        address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(target)
+        sock.listen(_BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _bind_path(path: str) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with contextlib.suppress(OSError):
+            if stat.S_ISSOCK(Path(path).stat().st_mode) and not _answers(path):
+                Path(path).unlink()  # left behind by a server that was killed
+        sock.bind(path)
+        sock.listen(_BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _answers(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        return probe.connect_ex(path) == 0
+
+
+class HttpServer(uvicorn.Server):
+    """uvicorn for one bound socket; signals are the composition root's business."""
+
+    def __init__(self, app: ASGIApp, sock: socket.socket, grace: float) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=HttpConnection,
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                date_header=True,
+                proxy_headers=False,
+                ws="none",
+                timeout_graceful_shutdown=round(grace),
+            )
+        )
+        self._bound = sock
+
+    @override
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
+
+    async def run_until_told(self) -> None:
+        """Serve until `stop` was called and open requests are answered."""
+        path = self._bound.getsockname() if self._bound.family == socket.AF_UNIX else ""
+        try:
+            await self.serve(sockets=[self._bound])
+        finally:
+            if path:
+                with contextlib.suppress(OSError):
+                    os.unlink(path)  # at the end of the loop's life
+
+    def stop(self) -> None:
+        """Close the listener; requests in flight are finished."""
+        self.should_exit = True

@@ -1,0 +1,67 @@
+"""What a handler's exception means, and one line that tells it."""
+
+import sys
+import traceback
+from pathlib import Path
+
+from flambeau.errors import ErrorKind, FlambeauError, LoadError, PredictionError
+from flambeau.handlers.results import clean_text, prediction_error
+from flambeau.handlers.ts.utils.util import PredictionException
+
+__all__ = ["batch_failure", "describe", "is_out_of_memory", "load_failure"]
+
+_LONGEST_TEXT = 2000
+
+
+def load_failure(error: BaseException, model_dir: Path) -> LoadError:
+    """The LoadError for what went wrong while loading: one line with the real cause."""
+    if isinstance(error, LoadError):
+        return LoadError(_one_line(error.message), error.kind)
+    if isinstance(error, FlambeauError):
+        return LoadError(_one_line(error.message))
+    if isinstance(error, SystemExit):
+        return LoadError(f"the handler called sys.exit while loading: {describe(error, model_dir)}")
+    kind = ErrorKind.OUT_OF_MEMORY if is_out_of_memory(error) else ErrorKind.LOAD_FAILED
+    return LoadError(describe(error, model_dir), kind)
+
+
+def batch_failure(error: BaseException) -> PredictionError:
+    """The error of every row for what `handle` raised (contract.md section 5.4).
+
+    A handler's own PredictionException keeps its text and status. Of any other exception the
+    client learns the type only: its text belongs into the log (promise R12).
+    """
+    if isinstance(error, PredictionError | PredictionException):
+        return prediction_error(error)
+    if is_out_of_memory(error):
+        return PredictionError("Out of resources", ErrorKind.OUT_OF_MEMORY)
+    return PredictionError(f"Prediction failed: {type(error).__name__}")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out; any CUDA error counts, as under TorchServe."""
+    if isinstance(error, MemoryError):
+        return True
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(error, torch.OutOfMemoryError):
+        return True
+    return not isinstance(error, FlambeauError) and "CUDA" in str(error)
+
+
+def describe(error: BaseException, model_dir: Path) -> str:
+    """`ValueError: text (my_handler.py:12)`: the place is the innermost one in the archive."""
+    text = _one_line(str(error))
+    told = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    if isinstance(error, SyntaxError) and error.filename:
+        return told  # says the file and line itself
+    places = [
+        f"{path.relative_to(model_dir)}:{line}"
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if (path := Path(frame.f_code.co_filename)).is_relative_to(model_dir)
+    ]
+    return f"{told} ({places[-1]})" if places else told
+
+
+def _one_line(text: str) -> str:
+    line = " ".join(clean_text(text).split())
+    return line if len(line) <= _LONGEST_TEXT else f"{line[:_LONGEST_TEXT]}…"

@@ -1,0 +1,165 @@
+"""Loads what the native handler runs: settings, task, tokenizer and engine of one archive."""
+
+import logging
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from flambeau import engines, tasks
+from flambeau.engines.base import Engine, GenerationSettings, ModelSource, TokenSequence
+from flambeau.errors import ConfigError, LoadError, PredictionError
+from flambeau.handlers.labels import read_labels, warn_missing_labels
+from flambeau.handlers.settings import HandlerSettings, read_json_object, read_settings
+from flambeau.handlers.tokenizer import TextTokenizer, load_tokenizer, model_positions
+from flambeau.tasks.base import BaseTask, ForwardTask, GenerationTask, Head
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_NEW_TOKENS = 256
+"""The longest continuation where neither the request, the archive nor the model says."""
+
+
+class NativeModel(msgspec.Struct, frozen=True):
+    """A model that is ready to answer.
+
+    `positions` is how many tokens prompt and continuation may have together, None for no limit;
+    `new_tokens` is how long a continuation gets where a request does not say.
+    """
+
+    settings: HandlerSettings
+    task: BaseTask
+    tokenizer: TextTokenizer
+    engine: Engine
+    engine_name: str
+    positions: int | None
+    new_tokens: int
+
+
+def load_model(
+    model_dir: Path,
+    manifest: Mapping[str, object],
+    yaml_config: Mapping[str, object],
+    *,
+    gpu: int | None,
+) -> NativeModel:
+    """Load an unpacked archive's model and run its task's example once.
+
+    Raises `ConfigError` for wrong settings and `LoadError` where the model does not load or does
+    not run.
+    """
+    settings = read_settings(model_dir, yaml_config)
+    if settings.task is None:
+        raise ConfigError(
+            "The archive does not say what its model is for. Set task in the handler section of"
+            f" model-config.yaml. Allowed: {', '.join(tasks.available())}."
+        )
+    _warn_without_effect(settings, yaml_config)
+    config = read_json_object(model_dir / "config.json")
+    generation_config = read_json_object(model_dir / "generation_config.json")
+    task_class = tasks.load(settings.task)
+    labels = read_labels(model_dir, config)
+    problem_type = config.get("problem_type")
+    task = task_class(Head(labels or [], problem_type if isinstance(problem_type, str) else None))
+    tokenizer = load_tokenizer(model_dir, settings, config, task_class)
+    file = _serialized_file(model_dir, manifest)
+    engine_name = _pick_engine(settings, file)
+    engine = engines.load(engine_name)(
+        ModelSource(
+            model_dir=model_dir,
+            task=settings.task,
+            outputs=task.outputs if isinstance(task, ForwardTask) else (),
+            file=file,
+            gpu=gpu,
+            pad_id=tokenizer.pad_id,
+            eos_ids=_eos_ids(generation_config, config, tokenizer.eos_id),
+            max_length=tokenizer.max_length,
+        )
+    )
+    new_tokens = settings.max_length or _whole(generation_config.get("max_new_tokens"))
+    model = NativeModel(
+        settings=settings,
+        task=task,
+        tokenizer=tokenizer,
+        engine=engine,
+        engine_name=engine_name,
+        positions=model_positions(config),
+        new_tokens=new_tokens or DEFAULT_NEW_TOKENS,
+    )
+    _warm_up(model, labels)
+    return model
+
+
+def _warm_up(model: NativeModel, labels: list[str] | None) -> None:
+    """Run the task's example, so that a model that cannot run fails here and not in use."""
+    entry = model.task.parse(model.task.example).entries[0]
+    encoding = model.tokenizer.encode([entry])[0]
+    if isinstance(encoding, PredictionError):
+        # A max_length too small for the example may still suit the user's texts.
+        return
+    sequence = TokenSequence(encoding.ids, encoding.type_ids)
+    try:
+        if isinstance(model.task, GenerationTask):
+            model.engine.generate([sequence], [GenerationSettings(1, do_sample=False)])
+            return
+        outputs = model.engine.forward([sequence])[0]
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or ["no message"])[0]
+        raise LoadError(
+            f"The model loads but does not run: {type(error).__name__}: {reason}"
+        ) from error
+    missing = [name for name in getattr(model.task, "outputs", ()) if name not in outputs]
+    if missing:
+        raise LoadError(
+            f"The model gives no {', '.join(missing)}: it is not made for {model.task.name}."
+            " Set task to what it was trained for."
+        )
+    if "logits" in outputs:
+        warn_missing_labels(labels, outputs["logits"].shape[-1])
+
+
+def _serialized_file(model_dir: Path, manifest: Mapping[str, object]) -> Path | None:
+    model = (manifest or {}).get("model")
+    name = model.get("serializedFile") if isinstance(model, Mapping) else None
+    file = model_dir / name if isinstance(name, str) and name else None
+    return file if file is not None and file.is_file() else None
+
+
+def _pick_engine(settings: HandlerSettings, file: Path | None) -> str:
+    if settings.engine != "auto":
+        return settings.engine
+    if settings.save_mode is not None:
+        return "torchscript" if settings.save_mode == "torchscript" else "torch"
+    return "torchscript" if file is not None and _is_torchscript(file) else "torch"
+
+
+def _is_torchscript(file: Path) -> bool:
+    """Whether a file is a TorchScript archive: a zip file that carries code."""
+    if not zipfile.is_zipfile(file):
+        return False
+    with zipfile.ZipFile(file) as archive:
+        return any("/code/" in name for name in archive.namelist())
+
+
+def _warn_without_effect(settings: HandlerSettings, yaml_config: Mapping[str, object]) -> None:
+    names = list(settings.without_effect)
+    pt2 = yaml_config.get("pt2")
+    if isinstance(pt2, Mapping) and pt2.get("compile"):
+        names.append("pt2.compile")
+    if names:
+        logger.warning("These settings have no effect here: %s.", ", ".join(names))
+
+
+def _eos_ids(
+    generation_config: Mapping[str, object], config: Mapping[str, object], saved: int | None
+) -> tuple[int, ...]:
+    for found in (generation_config.get("eos_token_id"), config.get("eos_token_id"), saved):
+        if found is not None:
+            ids = found if isinstance(found, list) else [found]
+            return tuple(token for token in ids if isinstance(token, int))
+    return ()
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) else None

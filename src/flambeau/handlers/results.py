@@ -1,0 +1,78 @@
+"""What a handler returned, as the bytes that clients get (contract.md section 5.4)."""
+
+import io
+import json
+import sys
+
+import msgspec
+
+from flambeau.errors import PredictionError
+from flambeau.handlers.ts.utils.util import PredictionException
+
+__all__ = ["Body", "clean_text", "encode_item", "encode_items", "prediction_error"]
+
+_UNSUPPORTED = "Unsupported model output data type."
+
+
+class Body(msgspec.Struct, frozen=True):
+    """One answer's bytes. `content_type` is "" unless the bytes are JSON that we wrote."""
+
+    data: bytes
+    content_type: str = ""
+
+
+def encode_items(result: object, count: int) -> list[Body | PredictionError]:
+    """The answers to a batch of `count` rows, each with bytes or an error of its own.
+
+    Raises PredictionError, for all rows, where `result` is not a list or has another length.
+    """
+    if not isinstance(result, list):
+        raise PredictionError("Invalid model predict output")
+    if len(result) != count:
+        raise PredictionError("number of batch response mismatched")
+    return [encode_item(item) for item in result]
+
+
+def encode_item(item: object) -> Body | PredictionError:
+    """One answer: bytes as they are, text as UTF-8, a tensor as `torch.save` writes it, else JSON.
+
+    NaN and infinities are written as Python does. An answer that is an error, or that none of this
+    fits, gives a PredictionError.
+    """
+    if isinstance(item, PredictionError | PredictionException):
+        return prediction_error(item)
+    if isinstance(item, bytes | bytearray):
+        return Body(bytes(item))
+    try:
+        if isinstance(item, str):
+            return Body(item.encode())
+        tensor = _tensor_bytes(item)
+        if tensor is not None:
+            return Body(tensor)
+        return Body(json.dumps(item, indent=2).encode(), "application/json")
+    except (TypeError, ValueError, RecursionError, OverflowError):
+        return PredictionError(_UNSUPPORTED)
+
+
+def prediction_error(error: PredictionError | PredictionException) -> PredictionError:
+    """A handler's own error, with the status that it chose if that is a status."""
+    if isinstance(error, PredictionError):
+        return error
+    code: object = error.error_code  # users pass what they like
+    status = int(code) if isinstance(code, int) and 0 < code < 1000 else None
+    return PredictionError(clean_text(error.message), status=status)
+
+
+def clean_text(text: object) -> str:
+    """`str(text)` with "?" for what UTF-8 cannot express, so that it can leave the process."""
+    return str(text).encode("utf-8", "replace").decode()
+
+
+def _tensor_bytes(item: object) -> bytes | None:
+    """A tensor as `torch.save` writes it; None for anything else."""
+    torch = sys.modules.get("torch")  # without it, nobody can have made a tensor
+    if torch is None or not isinstance(item, torch.Tensor):
+        return None
+    buffer = io.BytesIO()
+    torch.save(item, buffer)
+    return buffer.getvalue()

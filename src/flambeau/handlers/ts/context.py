@@ -1,0 +1,194 @@
+"""What a handler knows about its model and about the requests of the running batch.
+
+The interface is TorchServe's (contract.md section 9.3), with two improvements: request headers are
+found in any letter case, and response header values of any type are turned into text.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from typing_extensions import override
+
+__all__ = ["Context", "RequestProcessor"]
+
+ChunkSink = Callable[[Sequence[object], Mapping[int, str] | None], None]
+
+
+class _Headers(dict[str, Any]):
+    """Headers as the client spelled them, looked up in any letter case.
+
+    Besides the headers (text) there is one entry per body field, a dict with its content type.
+    """
+
+    def _spelling(self, key: str) -> str:
+        if dict.__contains__(self, key) or not isinstance(key, str):
+            return key
+        lower = key.lower()
+        return next((known for known in self if known.lower() == lower), key)
+
+    @override
+    def __getitem__(self, key: str) -> Any:
+        return super().__getitem__(self._spelling(key))
+
+    @override
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str) and super().__contains__(self._spelling(key))
+
+    @override
+    def get(self, key: str, default: Any = None) -> Any:
+        return super().get(self._spelling(key), default)
+
+
+class RequestProcessor:
+    """One request's headers, and the status and headers that the handler gives its answer."""
+
+    def __init__(self, request_header: Mapping[str, Any]) -> None:
+        self._request_header = _Headers(request_header)
+        self._response_header: dict[str, str] = {}
+        self._status_code = 200
+        self._reason_phrase: str | None = None
+        self.status_was_set = False
+
+    def get_request_property(self, key: str) -> Any:
+        """The request header `key`, or None. A body field's name gives its content type."""
+        return self._request_header.get(key)
+
+    def get_request_properties(self) -> dict[str, Any]:
+        """All request headers."""
+        return self._request_header
+
+    def report_status(self, code: int, reason_phrase: str | None = None) -> None:
+        """Choose the answer's status code, from 1 to 999, and its reason phrase.
+
+        TypeError or ValueError for a code that is no such number.
+        """
+        if not 0 < int(code) < 1000:
+            raise ValueError(f"a status code is a number from 1 to 999, not {code}")
+        self._status_code = int(code)
+        self._reason_phrase = reason_phrase
+        self.status_was_set = True
+
+    def get_response_status_code(self) -> int:
+        """The answer's status code; 200 unless the handler chose another."""
+        return self._status_code
+
+    def get_response_status_phrase(self) -> str | None:
+        """The answer's reason phrase, or None if the handler set no status."""
+        return self._reason_phrase
+
+    def add_response_property(self, key: str, value: object) -> None:
+        """Set the response header `key`; its text is `str(value)`."""
+        self._response_header[key] = value if isinstance(value, str) else str(value)
+
+    def get_response_headers(self) -> dict[str, str]:
+        """The response headers that were set."""
+        return self._response_header
+
+    def get_response_header(self, key: str) -> str | None:
+        """The response header `key` as it was spelled when set, or None."""
+        return self._response_header.get(key)
+
+
+class Context:
+    """A model's surroundings; one object for the life of the worker.
+
+    `request_ids` and `request_processor` are those of the running batch and None while the model
+    loads. Handlers may park attributes of their own on it.
+    """
+
+    def __init__(  # noqa: PLR0913, PLR0917 - the signature is TorchServe's
+        self,
+        model_name: str,
+        model_dir: str,
+        manifest: dict[str, Any] | None,
+        batch_size: int,
+        gpu: int | None,
+        mms_version: str,
+        limit_max_image_pixels: bool = True,
+        metrics: Any = None,
+        model_yaml_config: dict[str, Any] | None = None,
+    ) -> None:
+        self.model_name = model_name
+        self.manifest = manifest
+        self.model_yaml_config = {} if model_yaml_config is None else model_yaml_config
+        self.metrics = metrics
+        self.request_ids: dict[int, str] | None = None
+        self.request_processor: list[RequestProcessor] | None = None
+        self.stopping_criteria: Any = None
+        self.cl_socket: Any = None  # TorchServe's wire to the server; ours is `chunk_sink`
+        self.chunk_sink: ChunkSink | None = None
+        self.header_key_sequence_id = "ts_request_sequence_id"
+        self.header_key_sequence_start = "ts_request_sequence_start"
+        self.header_key_sequence_end = "ts_request_sequence_end"
+        self._system_properties = {
+            "model_dir": model_dir,
+            "gpu_id": gpu,
+            "batch_size": batch_size,
+            "server_name": "MMS",
+            "server_version": mms_version,
+            "limit_max_image_pixels": limit_max_image_pixels,
+        }
+
+    @property
+    def system_properties(self) -> dict[str, Any]:
+        """`model_dir`, `gpu_id` (None on the CPU), `batch_size`, the server's name and version."""
+        return self._system_properties
+
+    def get_request_id(self, idx: int = 0) -> str | None:
+        """The id of request `idx`, or None outside a batch."""
+        return None if self.request_ids is None else self.request_ids.get(idx)
+
+    def get_request_header(self, idx: int, key: str) -> Any:
+        """Header `key` of request `idx`, in any letter case, or None."""
+        return self._request(idx).get_request_property(key)
+
+    def get_all_request_header(self, idx: int) -> dict[str, Any]:
+        """All headers of request `idx`."""
+        return self._request(idx).get_request_properties()
+
+    def get_sequence_id(self, idx: int) -> str:
+        """The id of the sequence that request `idx` belongs to."""
+        sequence: str = self.get_request_header(idx, self.header_key_sequence_id)
+        return sequence
+
+    def set_response_content_type(self, idx: int, value: str) -> None:
+        """Set the content type of answer `idx`."""
+        self.set_response_header(idx, "content-type", value)
+
+    def get_response_content_type(self, idx: int) -> str | None:
+        """The content type that was set for answer `idx`, or None."""
+        return self.get_response_headers(idx).get("content-type")
+
+    def set_response_header(self, idx: int, key: str, value: object) -> None:
+        """Set a header of answer `idx`; a value that is not text becomes `str(value)`."""
+        self._request(idx).add_response_property(key, value)
+
+    def get_response_headers(self, idx: int) -> dict[str, str]:
+        """The headers that were set for answer `idx`."""
+        return self._request(idx).get_response_headers()
+
+    def set_response_status(self, code: int = 200, phrase: str = "", idx: int = 0) -> None:
+        """Set the status of answer `idx`; does nothing outside a batch."""
+        if self.request_processor is not None:
+            self.request_processor[idx].report_status(code, reason_phrase=phrase)
+
+    def set_all_response_status(self, code: int = 200, phrase: str = "") -> None:
+        """Set the status of every answer of the batch."""
+        for processor in self.request_processor or ():
+            processor.report_status(code, reason_phrase=phrase)
+
+    def get_response_status(self, idx: int) -> tuple[int, str | None]:
+        """(code, phrase) of answer `idx`."""
+        processor = self._request(idx)
+        return processor.get_response_status_code(), processor.get_response_status_phrase()
+
+    @override
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Context) and self.__dict__ == other.__dict__
+
+    __hash__ = None  # type: ignore[assignment]  # mutable and compared by value
+
+    def _request(self, idx: int) -> RequestProcessor:
+        if self.request_processor is None:
+            raise RuntimeError("no request is running: headers and statuses exist within a batch")
+        return self.request_processor[idx]

@@ -1,0 +1,1 @@
+"""Metrics that a handler reports (contract.md section 7.6)."""

@@ -1,0 +1,1 @@
+"""Names of `ts.protocol` that handlers import."""

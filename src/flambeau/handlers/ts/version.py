@@ -1,0 +1,3 @@
+"""The TorchServe release whose handler interface this package follows."""
+
+__version__ = "0.12.0"

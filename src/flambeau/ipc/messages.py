@@ -1,0 +1,135 @@
+"""Every record that crosses a process boundary, one direction after the other.
+
+server → zygote   Fork (with the worker's socket as a passed descriptor)
+zygote → server   ZygoteReady, Forked, Exited
+server → worker   Load, Run, Stop
+worker → server   Loaded, LoadFailed, Output, Failed, Done, Log
+
+A worker answers `Load` with exactly one `Loaded` or `LoadFailed`. It answers `Run` with, for each
+item, chunks (`Output`, the last one marked) or one `Failed`, in any order between items, and then
+one `Done`.
+"""
+
+import msgspec
+
+from flambeau.errors import ErrorKind
+from flambeau.types import Chunk, InferenceRequest
+
+
+class Fork(msgspec.Struct, frozen=True, tag="fork", array_like=True):
+    """Start a worker on the descriptor that comes with this message."""
+
+    worker: int
+
+
+class ZygoteReady(msgspec.Struct, frozen=True, tag="zygote_ready", array_like=True):
+    """The zygote has imported its frameworks and forks from now on."""
+
+    pid: int
+    gpus: int
+    versions: dict[str, str]
+
+
+class Forked(msgspec.Struct, frozen=True, tag="forked", array_like=True):
+    """The worker runs as `pid`."""
+
+    worker: int
+    pid: int
+
+
+class Exited(msgspec.Struct, frozen=True, tag="exited", array_like=True):
+    """The worker is gone. `status` is its exit code, or minus the signal that ended it.
+
+    Comes without a `Forked` before it where the worker could not be forked; `pid` is -1 then.
+    """
+
+    worker: int
+    pid: int
+    status: int
+
+
+class Load(msgspec.Struct, frozen=True, tag="load", array_like=True):
+    """Load one model. The first message that a worker gets.
+
+    `handler` is the handler string that was given at registration or in the manifest, "" if there
+    is none. `gpu` is a visible device's index or None for the CPU; `threads` is the number of
+    compute threads this worker may use (0: the framework's own choice).
+    """
+
+    name: str
+    version: str
+    model_dir: str
+    handler: str
+    batch_size: int
+    gpu: int | None = None
+    threads: int = 0
+    decode_input: bool = True
+    limit_max_image_pixels: bool = True
+    service_envelope: str = ""
+
+
+class Run(msgspec.Struct, frozen=True, tag="run", array_like=True):
+    """Answer one batch."""
+
+    batch: int
+    items: list[InferenceRequest]
+
+
+class Stop(msgspec.Struct, frozen=True, tag="stop", array_like=True):
+    """Finish what is running, then exit with status 0."""
+
+
+class Loaded(msgspec.Struct, frozen=True, tag="loaded", array_like=True):
+    """The model answers from now on. `info` says how (handler mode, task, engine, output).
+
+    `batch_size` is what the handler would like where nobody chose one, 0 if it does not mind.
+    """
+
+    seconds: float
+    info: dict[str, str] = {}
+    batch_size: int = 0
+
+
+class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed", array_like=True):
+    """The model cannot be loaded. The message is for people: one line, the real cause."""
+
+    kind: ErrorKind
+    message: str
+
+
+class Output(msgspec.Struct, frozen=True, tag="output", array_like=True):
+    """One chunk of the answer to item `index` of a batch."""
+
+    batch: int
+    index: int
+    chunk: Chunk
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed", array_like=True):
+    """Item `index` has no answer. `status` is an HTTP status that the handler chose, or None."""
+
+    batch: int
+    index: int
+    kind: ErrorKind
+    message: str
+    status: int | None = None
+
+
+class Done(msgspec.Struct, frozen=True, tag="done", array_like=True):
+    """The batch is finished and the worker is free. Times are in seconds."""
+
+    batch: int
+    handler_seconds: float
+
+
+class Log(msgspec.Struct, frozen=True, tag="log", array_like=True):
+    """A log record of the handler or a line that it printed. `level` is `logging`'s number."""
+
+    level: int
+    logger: str
+    message: str
+
+
+FromZygote = ZygoteReady | Forked | Exited
+ToWorker = Load | Run | Stop
+FromWorker = Loaded | LoadFailed | Output | Failed | Done | Log

@@ -1,0 +1,108 @@
+"""Request bodies to fields, as TorchServe's handlers expect them (contract.md section 5.3).
+
+Forms are split here, because a part's name and type are protocol; no value is decoded here.
+"""
+
+from collections.abc import Callable
+from typing import cast
+from urllib.parse import unquote_to_bytes
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from flambeau.errors import ErrorKind, FlambeauError
+from flambeau.types import Field
+
+MAX_PARTS = 64
+FORM = "application/x-www-form-urlencoded"
+MULTIPART = "multipart/form-data"
+
+
+def read_fields(content_type: str, body: bytes) -> list[Field]:
+    """Split a body into fields. Raises `FlambeauError` (INVALID_INPUT) for too many parts."""
+    media_type = content_type.partition(";")[0].strip()
+    if media_type.lower() == FORM:
+        return _urlencoded(body)
+    if media_type.lower() == MULTIPART:
+        boundary = parse_options_header(content_type)[1].get(b"boundary")
+        if boundary:
+            return _multipart(boundary, body)
+    return [Field("body", media_type, body)]
+
+
+def _urlencoded(body: bytes) -> list[Field]:
+    """Bytes by name, the last of a name counts. (`parse_qsl` takes no bytes beyond ASCII.)"""
+    if body.count(b"&") >= MAX_PARTS:
+        raise _too_many()
+    fields: dict[str, Field] = {}
+    for pair in body.split(b"&"):
+        name, equals, value = (_unquote(part) for part in pair.partition(b"="))
+        key = name.decode("utf-8", "replace")
+        if key or equals:
+            fields[key] = Field(key, "", value)
+    return list(fields.values())
+
+
+def _unquote(text: bytes) -> bytes:
+    return unquote_to_bytes(text.replace(b"+", b" "))
+
+
+class _Parts:
+    """Collects what the multipart parser reports."""
+
+    def __init__(self) -> None:
+        self.fields: dict[str, Field] = {}
+        self._count = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self._count += 1
+        if self._count > MAX_PARTS + 1:
+            raise _too_many()
+        self._headers: dict[bytes, bytes] = {}
+        self._name = bytearray()
+        self._value = bytearray()
+        self._data = bytearray()
+
+    def callbacks(self) -> dict[str, Callable[..., None]]:
+        return {
+            "on_part_begin": self._begin,
+            "on_header_field": lambda data, start, end: self._name.extend(data[start:end]),
+            "on_header_value": lambda data, start, end: self._value.extend(data[start:end]),
+            "on_header_end": self._end_header,
+            "on_part_data": lambda data, start, end: self._data.extend(data[start:end]),
+            "on_part_end": self._end_part,
+        }
+
+    def _end_header(self) -> None:
+        self._headers[bytes(self._name).lower()] = bytes(self._value)
+        self._name.clear()
+        self._value.clear()
+
+    def _end_part(self) -> None:
+        options = parse_options_header(self._headers.get(b"content-disposition"))[1]
+        name = options.get(b"name")
+        if name is None:
+            return
+        kind = ""  # a plain field is bytes for the handler, whatever its part claims
+        if b"filename" in options:
+            part_type = self._headers.get(b"content-type", b"application/octet-stream")
+            kind = part_type.decode("latin-1").partition(";")[0].strip()
+        key = name.decode("utf-8", "replace")
+        self.fields[key] = Field(key, kind, bytes(self._data))
+
+
+def _multipart(boundary: bytes, body: bytes) -> list[Field]:
+    """Parts by name, the last of a name counts; garbage gives no fields, as in TorchServe."""
+    parts = _Parts()
+    try:
+        parser = MultipartParser(boundary, cast("dict[str, object]", parts.callbacks()))  # type: ignore[arg-type]  # its TypedDict has no public name
+        parser.write(body)
+        parser.finalize()
+    except FormParserError:
+        return []
+    return list(parts.fields.values())
+
+
+def _too_many() -> FlambeauError:
+    return FlambeauError(ErrorKind.INVALID_INPUT, f"A form may have at most {MAX_PARTS} fields.")

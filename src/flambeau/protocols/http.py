@@ -1,0 +1,185 @@
+"""What every HTTP protocol shares: how it is found, how it reads a body, how it answers.
+
+A protocol offers `endpoint(method, segments)`: an ASGI endpoint for a path that is its own, None
+for a path that is not, and a METHOD_NOT_ALLOWED error for its path with a method it lacks. Paths
+are matched on the decoded `scope["path"]`, split at slashes, empty parts dropped; never on a URL
+that was rebuilt from headers.
+"""
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from starlette.types import Receive, Scope, Send
+
+from flambeau.errors import ErrorKind, FlambeauError
+from flambeau.protocols.status import json_body
+
+Endpoint = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+NO_BODY = frozenset({204, 304})
+"""Statuses whose responses have no body: sent ones would be read as the next response."""
+
+BODY_SECONDS = 30.0
+"""A client that sends no byte of an unfinished body for so long is sent away."""
+
+_FRAMING = frozenset(
+    {
+        "connection",
+        "content-length",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "x-request-id",
+    }
+)
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_CONTROLS = re.compile(rb"[\x00-\x1f\x7f]")
+
+
+class HttpProtocol(Protocol):
+    """One client-facing API over HTTP."""
+
+    def endpoint(self, method: str, segments: list[str]) -> Endpoint | None:
+        """The endpoint for a request, if the path is this protocol's."""
+
+
+def method_not_allowed(
+    message: str = "Requested method is not allowed, please refer to API document.",
+) -> FlambeauError:
+    """The error for a known path with the wrong method."""
+    return FlambeauError(ErrorKind.METHOD_NOT_ALLOWED, message)
+
+
+async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
+    """Read a request's whole body, refusing more than `limit` bytes before they are held.
+
+    Raises `FlambeauError`: PAYLOAD_TOO_LARGE, REQUEST_TIMEOUT when no byte came for `BODY_SECONDS`,
+    or CANCELLED when the client left.
+    """
+    announced = header(scope, b"content-length")
+    if announced.isdigit() and int(announced) > limit:
+        raise _too_large(limit)
+    parts: list[bytes] = []
+    size = 0
+    stall = _Stall()
+    try:
+        async with asyncio.timeout(None) as stall.limit:
+            while True:
+                stall.progress()
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise FlambeauError(ErrorKind.CANCELLED, "the client closed the connection")
+                part = message.get("body", b"")
+                size += len(part)
+                if size > limit:
+                    raise _too_large(limit)
+                parts.append(part)
+                if not message.get("more_body", False):
+                    return parts[0] if len(parts) == 1 else b"".join(parts)
+    except TimeoutError:
+        text = f"The rest of the request body did not come: no byte for {BODY_SECONDS:g} s."
+        raise FlambeauError(ErrorKind.REQUEST_TIMEOUT, text) from None
+    finally:
+        stall.stop()
+
+
+class _Stall:
+    """Ends a body's `limit` once nothing came for `BODY_SECONDS`; one timer, however many parts."""
+
+    __slots__ = ("_last", "_timer", "limit")
+
+    def __init__(self) -> None:
+        self.limit: asyncio.Timeout | None = None
+        self._last = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def progress(self) -> None:
+        """A part has come, or the first one is awaited."""
+        loop = asyncio.get_running_loop()
+        self._last = loop.time()
+        if self._timer is None:
+            self._timer = loop.call_later(BODY_SECONDS, self._check)
+
+    def stop(self) -> None:
+        """The body is complete, or refused."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _check(self) -> None:
+        assert self.limit is not None
+        loop = asyncio.get_running_loop()
+        due = self._last + BODY_SECONDS
+        if loop.time() < due:
+            self._timer = loop.call_at(due, self._check)
+        else:
+            self.limit.reschedule(loop.time())
+
+
+def header(scope: Scope, name: bytes) -> str:
+    """A request header's last value, "" if absent. `name` is lower case."""
+    value = b""
+    for key, candidate in scope["headers"]:
+        if key == name:
+            value = candidate
+    return value.decode("latin-1")
+
+
+async def respond(
+    send: Send,
+    status: int,
+    body: bytes,
+    content_type: str = "",
+    headers: dict[str, str] | None = None,
+) -> None:
+    """Send a whole response."""
+    if status in NO_BODY:
+        body = b""
+    await send(start_message(status, content_type, headers, length=len(body)))
+    await send({"type": "http.response.body", "body": body})
+
+
+def start_message(
+    status: int,
+    content_type: str = "",
+    headers: dict[str, str] | None = None,
+    *,
+    length: int | None = None,
+) -> dict[str, object]:
+    """The first ASGI message of a response; without `length` the body is chunked.
+
+    Of `headers`, which are a handler's, those that would break the framing of the connection and
+    those whose name is no name are left out.
+    """
+    raw: list[tuple[bytes, bytes]] = []
+    if content_type:
+        raw.append((b"content-type", _header_bytes(content_type)))
+    for key, value in (headers or {}).items():
+        if _TOKEN.fullmatch(key) and key.lower() not in _FRAMING:
+            raw.append((key.lower().encode(), _header_bytes(value)))
+    if length is not None and status not in NO_BODY:
+        raw.append((b"content-length", str(length).encode()))
+    return {"type": "http.response.start", "status": status, "headers": raw}
+
+
+async def respond_json(send: Send, document: object, status: int = 200) -> None:
+    """Send a JSON document of the server's own."""
+    await respond(send, status, json_body(document), "application/json")
+
+
+def _header_bytes(text: str) -> bytes:
+    """Header bytes without line breaks: a handler's value must not forge another header."""
+    return _CONTROLS.sub(b" ", text.encode("latin-1", "replace"))
+
+
+def _too_large(limit: int) -> FlambeauError:
+    return FlambeauError(
+        ErrorKind.PAYLOAD_TOO_LARGE,
+        f"The request body is larger than {limit} bytes; the limit is max_request_size in"
+        " config.properties.",
+    )

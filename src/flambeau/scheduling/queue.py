@@ -1,0 +1,158 @@
+"""The central queue of one model: bounded, first in first out, owner of every reply.
+
+Rules: an entry belongs to the queue until it is answered, also while a worker computes it; that is
+what lets a crash be retried, a client leave and a deadline pass in one place. A reply is settled
+once; what comes later is dropped. Nobody but the entry touches its reply.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+
+from flambeau.errors import ErrorKind, FlambeauError
+from flambeau.types import Chunk, InferenceRequest
+
+MAX_UNREAD_BYTES = 64 * 1024 * 1024
+"""A client that leaves more of its stream than this unread is cut off: memory has a bound."""
+
+MAX_ATTEMPTS = 2
+"""A request is tried on at most this many workers: a poisonous one ends no more of them."""
+
+
+class Entry:
+    """One accepted request and its reply. Times are seconds on the monotonic clock."""
+
+    __slots__ = (
+        "_chunks",
+        "_error",
+        "_unread",
+        "_wakeup",
+        "arrived",
+        "attempts",
+        "deadline",
+        "dispatched",
+        "on_settled",
+        "request",
+        "settled",
+        "size",
+        "streaming",
+    )
+
+    def __init__(
+        self, request: InferenceRequest, arrived: float, deadline: float | None = None
+    ) -> None:
+        self.request = request
+        self.arrived = arrived
+        self.deadline = deadline
+        self.dispatched = 0.0
+        self.attempts = 0
+        self.streaming = False
+        self.settled = False
+        self.size = sum(len(field.value) for field in request.fields)
+        self.on_settled: Callable[[Entry, FlambeauError | None], None] | None = None
+        self._chunks: deque[Chunk] = deque()
+        self._unread = 0
+        self._error: FlambeauError | None = None
+        self._wakeup: asyncio.Future[None] | None = None
+
+    def push(self, chunk: Chunk) -> None:
+        """Add a part of the answer; the last one settles the entry."""
+        if self.settled:
+            return
+        if self._chunks and self._unread + len(chunk.body) > MAX_UNREAD_BYTES:
+            self._chunks.clear()
+            text = f"the client reads too slowly: {self._unread} bytes of the answer wait for it"
+            self.fail(FlambeauError(ErrorKind.OVERLOADED, text))
+            return
+        self._chunks.append(chunk)
+        self._unread += len(chunk.body)
+        self.streaming = True
+        if chunk.last:
+            self._settle(None)
+        self._wake()
+
+    def fail(self, error: FlambeauError) -> None:
+        """Settle the entry with an error."""
+        if self.settled:
+            return
+        self._error = error
+        self._settle(error)
+        self._wake()
+
+    def cancel(self) -> None:
+        """The client left: nobody reads the reply any more."""
+        self.fail(FlambeauError(ErrorKind.CANCELLED, "the client closed the connection"))
+
+    async def next(self) -> Chunk:
+        """Wait for the next part of the answer. Raises the entry's error."""
+        while not self._chunks:
+            if self._error is not None:
+                raise self._error
+            assert not self.settled, "the last chunk was read already"
+            self._wakeup = asyncio.get_running_loop().create_future()
+            await self._wakeup
+        chunk = self._chunks.popleft()
+        self._unread -= len(chunk.body)
+        return chunk
+
+    async def chunks(self) -> AsyncIterator[Chunk]:
+        """All parts of the answer, the last one included."""
+        while True:
+            chunk = await self.next()
+            yield chunk
+            if chunk.last:
+                return
+
+    def _settle(self, error: FlambeauError | None) -> None:
+        self.settled = True
+        if self.on_settled is not None:
+            self.on_settled(self, error)
+
+    def _wake(self) -> None:
+        if self._wakeup is not None and not self._wakeup.done():
+            self._wakeup.set_result(None)
+
+
+class RequestQueue:
+    """Waiting entries of one model, oldest first."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self._waiting: deque[Entry] = deque()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self._waiting)
+
+    def put(self, entry: Entry) -> None:
+        """Append an entry. Raises `FlambeauError` (OVERLOADED) when the queue is full."""
+        if len(self._waiting) >= self.capacity:
+            self.drop_settled()
+        if len(self._waiting) >= self.capacity:
+            raise FlambeauError(
+                ErrorKind.OVERLOADED,
+                f"the queue is full: {self.capacity} requests wait already (job_queue_size)",
+                retry_after=1,
+            )
+        self._waiting.append(entry)
+
+    def put_back(self, entries: list[Entry]) -> None:
+        """Return entries to the head, in order: they were accepted before those behind them."""
+        self._waiting.extendleft(reversed(entries))
+
+    def take(self, count: int) -> list[Entry]:
+        """Remove and return the oldest `count` entries."""
+        return [self._waiting.popleft() for _ in range(count)]
+
+    def drop_settled(self) -> None:
+        """Forget entries that nobody waits for any more."""
+        if any(entry.settled for entry in self._waiting):
+            self._waiting = deque(entry for entry in self._waiting if not entry.settled)
+
+    def drain(self) -> list[Entry]:
+        """Remove and return everything."""
+        entries = list(self._waiting)
+        self._waiting.clear()
+        return entries

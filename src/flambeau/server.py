@@ -1,0 +1,178 @@
+"""The composition root: builds every object, and holds the order of start and stop.
+
+Start: bind the listeners, start the zygote, register the models, accept requests. Requests that
+come before a model's workers are ready wait in its queue.
+
+Stop, from the outside in: close the listeners; answer what is in flight; let every model finish
+what it accepted and end its workers; end the zygote. A second signal ends the workers at once.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine
+
+import uvloop
+
+from flambeau.archive.store import ModelStore
+from flambeau.config import Address, ServerConfig, usable_cores
+from flambeau.frontend.http import Listener
+from flambeau.frontend.listeners import HttpServer, bind
+from flambeau.protocols.http import HttpProtocol
+from flambeau.protocols.management import ManagementApi
+from flambeau.protocols.metrics import MetricsApi
+from flambeau.protocols.predictions import Predictions
+from flambeau.serving.inference import Inference
+from flambeau.serving.management import Management
+from flambeau.serving.registry import Registry
+from flambeau.serving.served_model import Host
+from flambeau.supervisor.zygote import Zygote
+from flambeau.telemetry.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+FIRST_WORKER_NUMBER = 9000
+GRACE_SECONDS = 30.0
+
+
+class Core:
+    """Models and their workers, without any listener."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        self.config = config
+        self.metrics = Metrics()
+        self.registry = Registry()
+        self.zygote = Zygote(config.preload)
+        host = Host(
+            self.zygote, self.metrics, usable_cores(), itertools.count(FIRST_WORKER_NUMBER).__next__
+        )
+        store = ModelStore(config.model_store or config.cache_dir, config.cache_dir / "archives")
+        self.management = Management(self.registry, store, config, host)
+        self.inference = Inference(self.registry)
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[asyncio.TaskGroup]:
+        """Run until the block ends; then models finish what they accepted, then the zygote ends."""
+        await self.zygote.start()
+        try:
+            async with asyncio.TaskGroup() as group:
+                self.management.run_models_in(group)
+                try:
+                    yield group
+                finally:
+                    await self.management.close(GRACE_SECONDS)
+        finally:
+            await self.zygote.stop()
+
+
+class Server:
+    """One Flambeau server. Must be built and run inside an event loop."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        self.config = config
+        self.core = Core(config)
+        self._sockets = self._bind()
+        self._servers = [
+            HttpServer(Listener(self._protocols(keys), self.core.metrics), sock, GRACE_SECONDS)
+            for keys, sock in self._sockets.items()
+        ]
+        self._told_to_stop = asyncio.Event()
+
+    async def run(self, started: Callable[[], Coroutine[None, None, None]] | None = None) -> None:
+        """Serve until `stop`. `started` is awaited once the listeners accept requests."""
+        self._handle_signals()
+        try:
+            async with self.core.running() as group:
+                listening = [group.create_task(each.run_until_told()) for each in self._servers]
+                loading = self.core.management.load_startup_models(self.config.load_models)
+                group.create_task(loading)
+                logger.info("Model server started.")
+                announcing = group.create_task(started()) if started is not None else None
+                await self._told_to_stop.wait()
+                logger.info("Stopping: listeners closed, finishing what was accepted.")
+                if announcing is not None:
+                    announcing.cancel()
+                for server in self._servers:
+                    server.stop()
+                await asyncio.wait(listening)
+        finally:
+            for sock in self._sockets.values():
+                sock.close()
+        logger.info("Model server stopped.")
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the server was told to stop."""
+        return self._told_to_stop.is_set()
+
+    def stop(self) -> None:
+        """Begin the stop; the second call ends the workers at once."""
+        if self._told_to_stop.is_set():
+            for server in self._servers:
+                server.force_exit = True
+            self.core.management.kill()
+        self._told_to_stop.set()
+
+    def address(self, key: str) -> Address:
+        """Where a listener really is: the port that was chosen, if 0 was asked for."""
+        wanted: Address = getattr(self.config, key)
+        sock = next((sock for keys, sock in self._sockets.items() if key in keys), None)
+        if wanted.path or sock is None:
+            return wanted
+        return Address(host=wanted.host, port=int(sock.getsockname()[1]))
+
+    def _bind(self) -> dict[tuple[str, ...], socket.socket]:
+        """Bind every listener, by the configuration keys that it serves."""
+        sockets: dict[tuple[str, ...], socket.socket] = {}
+        try:
+            for keys in self._listeners():
+                sockets[keys] = bind(keys[0], getattr(self.config, keys[0]))
+        except BaseException:
+            for sock in sockets.values():
+                sock.close()
+            raise
+        return sockets
+
+    def _listeners(self) -> list[tuple[str, ...]]:
+        """Keys with equal addresses share a listener (contract.md section 3.1); port 0 is never equal."""
+        keys = ["inference_address", "management_address"]
+        if self.config.enable_metrics_api:
+            keys.append("metrics_address")
+        shared: dict[Address | str, tuple[str, ...]] = {}
+        for key in keys:
+            address: Address = getattr(self.config, key)
+            group = address if address.port or address.path else key
+            shared[group] = (*shared.get(group, ()), key)
+        return list(shared.values())
+
+    def _protocols(self, keys: tuple[str, ...]) -> list[HttpProtocol]:
+        core, limit = self.core, self.config.max_request_size
+        offered: dict[str, Callable[[], HttpProtocol]] = {
+            "inference_address": lambda: Predictions(core.inference, limit),
+            "management_address": lambda: ManagementApi(core.management),
+            "metrics_address": lambda: MetricsApi(core.metrics, core.registry),
+        }
+        return [offered[key]() for key in keys]
+
+    def _handle_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                loop.add_signal_handler(number, self.stop)
+            except (RuntimeError, ValueError):
+                return  # not the main thread: whoever runs us stops us
+
+
+def serve(
+    config: ServerConfig, started: Callable[[Server], Coroutine[None, None, None]] | None = None
+) -> None:
+    """Run a server until it is told to stop. Raises `ConfigError` when it cannot start."""
+
+    async def main() -> None:
+        server = Server(config)
+        await server.run((lambda: started(server)) if started else None)
+
+    uvloop.run(main())

@@ -1,0 +1,1 @@
+"""The protocol-neutral service: inference (data plane) and management (control plane)."""

@@ -1,0 +1,197 @@
+"""How one model is served: merged from registration, the archive's yaml and the server's settings.
+
+Precedence is TorchServe's (contract.md section 4.3) with one mend: only what the yaml really says
+counts. There, an archive with any yaml got time-outs of 120 s that beat every other setting.
+"""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import msgspec
+
+from flambeau.archive.yaml_config import read_yaml
+from flambeau.config import ServerConfig
+from flambeau.types import ModelKey
+
+logger = logging.getLogger(__name__)
+
+Int32 = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
+
+
+class ModelYaml(msgspec.Struct, frozen=True, rename="camel"):
+    """The server's keys of `model-config.yaml` (section 4.1); None where the file is silent."""
+
+    min_workers: Int32 | None = None
+    max_workers: Int32 | None = None
+    batch_size: Int32 | None = None
+    max_batch_delay: Int32 | None = None
+    response_timeout: Int32 | None = None
+    startup_timeout: Int32 | None = None
+    device_type: str | None = None
+    device_ids: list[Int32] | None = None
+    max_retry_timeout_in_sec: Int32 | None = None
+    client_timeout_in_mills: Int32 | None = None
+    job_queue_size: Int32 | None = None
+
+    def workers(self) -> tuple[int, int] | None:
+        """Minimum and maximum, where they are a valid pair."""
+        low = max(self.min_workers, 1) if self.min_workers is not None else 0
+        high = self.max_workers if self.max_workers is not None else low
+        return (low, high) if low > 0 and high >= low else None
+
+
+class Registration(msgspec.Struct, frozen=True):
+    """What was asked for when a model was registered; None where nothing was said.
+
+    Times are in seconds, `max_batch_delay` in milliseconds.
+    """
+
+    url: str
+    model_name: str = ""
+    handler: str = ""
+    batch_size: int | None = None
+    max_batch_delay: int | None = None
+    initial_workers: int | None = None
+    response_timeout: float | None = None
+    startup_timeout: float | None = None
+    at_startup: bool = False
+
+
+class ModelOptions(msgspec.Struct, frozen=True):
+    """The settings in force for one model. Times in seconds, `max_batch_delay` in milliseconds.
+
+    `batch_size` 0 means that nobody chose one: the handler's own default counts, else 1.
+    """
+
+    min_workers: int
+    max_workers: int
+    batch_size: int
+    max_batch_delay: int
+    response_timeout: float
+    startup_timeout: float
+    client_timeout: float
+    queue_size: int
+    max_retry_timeout: int
+    gpus: tuple[int, ...]
+    device_ids: list[int] | None
+
+
+def read_model_yaml(model_dir: Path, config_file: str) -> ModelYaml:
+    """Read the server's keys from the archive's yaml. A wrong type warns and is ignored.
+
+    Raises `ArchiveError` for a file that is no mapping. Not for an event loop: it may take seconds.
+    """
+    if not config_file:
+        return ModelYaml()
+    document = read_yaml(model_dir / config_file)
+    values: dict[str, object] = {}
+    for field in msgspec.structs.fields(ModelYaml):
+        if field.encode_name not in document:
+            continue
+        try:
+            value = document[field.encode_name]
+            msgspec.convert({field.encode_name: value}, ModelYaml)
+            values[field.encode_name] = value
+        except msgspec.ValidationError as error:
+            logger.warning("%s: %s is ignored: %s", config_file, field.encode_name, error)
+    return msgspec.convert(values, ModelYaml)
+
+
+def resolve_options(
+    registration: Registration,
+    from_yaml: ModelYaml,
+    config: ServerConfig,
+    key: ModelKey,
+    visible_gpus: int,
+) -> ModelOptions:
+    """Merge all sources for one model."""
+    preset = config.models.get(key.name, {}).get(key.version, {})
+    gpus = _gpus(from_yaml, config, visible_gpus)
+    low, high = _workers(registration, from_yaml, preset, config, len(gpus))
+    return ModelOptions(
+        min_workers=low,
+        max_workers=high,
+        batch_size=_positive(
+            registration.batch_size, from_yaml.batch_size, _preset(preset, "batchSize")
+        ),
+        max_batch_delay=_positive(
+            registration.max_batch_delay,
+            from_yaml.max_batch_delay,
+            _preset(preset, "maxBatchDelay"),
+            100,
+        ),
+        response_timeout=_positive(
+            from_yaml.response_timeout,
+            _preset(preset, "responseTimeout"),
+            registration.response_timeout,
+            config.default_response_timeout,
+        ),
+        startup_timeout=_positive(
+            from_yaml.startup_timeout,
+            _preset(preset, "startupTimeout"),
+            registration.startup_timeout,
+            config.default_startup_timeout,
+        ),
+        client_timeout=max(from_yaml.client_timeout_in_mills or 0, 0) / 1000,
+        queue_size=_positive(from_yaml.job_queue_size, config.job_queue_size, 100),
+        max_retry_timeout=_first_set(from_yaml.max_retry_timeout_in_sec, 300),
+        gpus=gpus,
+        device_ids=from_yaml.device_ids,
+    )
+
+
+def _workers(
+    registration: Registration,
+    from_yaml: ModelYaml,
+    preset: Mapping[str, object],
+    config: ServerConfig,
+    gpus: int,
+) -> tuple[int, int]:
+    """Yaml, then presets, then what was asked for, then one worker per GPU, or one on the CPU."""
+    pair = from_yaml.workers()
+    if pair is None and registration.at_startup:
+        low = _positive(_preset(preset, "minWorkers"))
+        high = _positive(_preset(preset, "maxWorkers"), low)
+        pair = (low, max(low, high)) if low else None
+    if pair is not None:
+        return pair
+    if registration.initial_workers is not None:
+        return (registration.initial_workers, registration.initial_workers)
+    count = config.default_workers_per_model
+    if registration.at_startup:
+        count = count if count > 0 else max(gpus, 1)
+    return (count, count)
+
+
+def _gpus(from_yaml: ModelYaml, config: ServerConfig, visible: int) -> tuple[int, ...]:
+    if from_yaml.device_type == "cpu":
+        return ()
+    count = visible if config.number_of_gpu < 0 else min(visible, config.number_of_gpu)
+    chosen = from_yaml.device_ids
+    if chosen and all(0 <= device < count for device in chosen):
+        return tuple(chosen)
+    if chosen:
+        logger.warning("deviceIds %s are ignored: this machine has %d usable GPUs", chosen, count)
+    return tuple(range(count))
+
+
+def _preset(preset: Mapping[str, object], key: str) -> int | None:
+    value = preset.get(key)
+    return value if isinstance(value, int) else None
+
+
+Number = TypeVar("Number", int, float)
+
+
+def _positive(*choices: Number | None) -> Number:
+    """The first choice above zero, else zero."""
+    for choice in choices:
+        if choice is not None and choice > 0:
+            return choice
+    return 0
+
+
+def _first_set(choice: int | None, default: int) -> int:
+    return default if choice is None else max(choice, 0)

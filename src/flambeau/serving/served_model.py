@@ -1,0 +1,133 @@
+"""One model version that is being served: its archive, queue, batcher and workers.
+
+Life: built from an opened archive → `run` owns its workers → `scale` at will → `close` answers what
+was accepted, then ends the workers. Only this object changes a model's state; requests just put
+entries into its queue.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from flambeau.archive.store import OpenedArchive
+from flambeau.errors import ErrorKind, FlambeauError
+from flambeau.ipc.messages import Load
+from flambeau.scheduling.batcher import Batch, Batcher
+from flambeau.scheduling.queue import Entry, RequestQueue
+from flambeau.serving.options import ModelOptions, Registration
+from flambeau.supervisor.pool import Pool, PoolOptions
+from flambeau.supervisor.slot import Slot
+from flambeau.supervisor.zygote import Zygote
+from flambeau.telemetry.metrics import Metrics
+from flambeau.types import InferenceRequest, ModelKey
+
+logger = logging.getLogger(__name__)
+
+
+class Host(msgspec.Struct, frozen=True):
+    """What the server lends to each of its models."""
+
+    zygote: Zygote
+    metrics: Metrics
+    cores: int
+    next_worker_number: Callable[[], int]
+
+
+class ServedModel:
+    """One model version in service."""
+
+    def __init__(
+        self,
+        key: ModelKey,
+        archive: OpenedArchive,
+        registration: Registration,
+        options: ModelOptions,
+        load: Load,
+        host: Host,
+    ) -> None:
+        self.key = key
+        self.archive = archive
+        self.registration = registration
+        self.options = options
+        self.info: dict[str, str] = {}
+        self._metrics = host.metrics
+        pool_options = PoolOptions(
+            load, options.response_timeout, options.startup_timeout, options.gpus
+        )
+        self.minimum = 0
+        self.maximum = 0
+        self.queue = RequestQueue(options.queue_size)
+        self.pool = Pool(host.zygote, pool_options, host.cores, host.next_worker_number)
+        self.batcher = Batcher(key.name, self.queue, self.pool, max(options.batch_size, 1))
+        self.batcher.on_batch = self._on_batch
+        self.pool.on_loaded = self._on_loaded
+        self.pool.on_ended = lambda slot: self._metrics.forget_worker(slot.name)
+        self.pool.on_death = lambda: self._metrics.worker_died(key.name, key.version)
+
+    async def run(self) -> None:
+        """Own the model's workers until `close` or `kill`.
+
+        Never raises an Exception: one model must not take the server down (promises.md R9).
+        """
+        try:
+            await self.pool.run()
+        except Exception:
+            logger.exception("%s failed unexpectedly; its workers end", self.key)
+            self.pool.kill()
+        finally:
+            self._metrics.forget(self.key.name, self.key.version)
+
+    def submit(self, request: InferenceRequest, asked_version: str) -> Entry:
+        """Accept a request. Raises `FlambeauError` when there is no worker or no room."""
+        now = time.monotonic()
+        patience = self.options.client_timeout or self.options.response_timeout
+        entry = Entry(request, now, now + patience)
+        entry.on_settled = lambda done, error: self._on_settled(done, error, asked_version)
+        self.batcher.submit(entry)
+        self._metrics.accepted(self.key.name, asked_version)
+        return entry
+
+    def scale(self, minimum: int, maximum: int) -> None:
+        """Ask for at least `minimum` and at most `maximum` workers."""
+        self.minimum, self.maximum = minimum, maximum
+        self.pool.scale(minimum, maximum)
+
+    async def close(self, seconds: float) -> None:
+        """Answer what was accepted, within `seconds`, then end the workers."""
+        try:
+            if self.pool.active():
+                await asyncio.wait_for(self.batcher.drained(), seconds)
+        except TimeoutError:
+            logger.warning("%s: requests were still running after %g s", self.key, seconds)
+            self.pool.kill()
+        self.pool.close()
+
+    def publish_state(self) -> None:
+        """Refresh the model's gauges."""
+        self._metrics.model_state(
+            self.key.name, self.key.version, len(self.queue), self.pool.ready_count()
+        )
+
+    def _on_loaded(self, slot: Slot, seconds: float) -> None:
+        self.info = slot.info
+        if not self.options.batch_size and slot.wanted_batch_size:
+            self.batcher.batch_size = slot.wanted_batch_size
+        self._metrics.worker_loaded(slot.name, seconds)
+        logger.info("Model %s loaded. %s", self.key.name, slot.info)
+
+    def _on_batch(self, batch: Batch, handler_seconds: float) -> None:
+        queued = [entry.dispatched - entry.arrived for entry in batch.entries]
+        self._metrics.batch(self.key.name, self.key.version, queued, handler_seconds)
+
+    def _on_settled(self, entry: Entry, error: FlambeauError | None, asked_version: str) -> None:
+        if error is not None:
+            self._metrics.failed(self.key.name, self.key.version, error.kind)
+            if error.kind is ErrorKind.CANCELLED:
+                self.batcher.withdrawn()
+            return
+        total = time.monotonic() - entry.arrived
+        queued = entry.dispatched - entry.arrived
+        self._metrics.answered(self.key.name, asked_version, total, queued)

@@ -1,0 +1,152 @@
+"""The workers of one model: as many slots as asked for, each of which keeps a worker alive."""
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+
+from flambeau.errors import ErrorKind, FlambeauError, LoadError
+from flambeau.ipc.messages import Load
+from flambeau.supervisor.slot import BACKOFF_SECONDS, Slot, SlotState
+from flambeau.supervisor.zygote import Zygote
+
+
+class PoolOptions(msgspec.Struct, frozen=True):
+    """How a pool treats its workers. Times in seconds."""
+
+    load: Load
+    response_timeout: float
+    startup_timeout: float
+    gpus: tuple[int, ...] = ()
+
+
+class Pool:
+    """All slots of one model. `run` must be running for anything to happen."""
+
+    def __init__(
+        self, zygote: Zygote, options: PoolOptions, cores: int, next_number: Callable[[], int]
+    ) -> None:
+        self.zygote = zygote
+        self.options = options
+        self.slots: list[Slot] = []
+        self.on_change: Callable[[], None] = lambda: None
+        self.on_loaded: Callable[[Slot, float], None] = lambda _slot, _seconds: None
+        self.on_death: Callable[[], None] = lambda: None
+        self.on_ended: Callable[[Slot], None] = lambda _slot: None
+        self._cores = cores
+        self._next_number = next_number
+        self._group: asyncio.TaskGroup | None = None
+        self._gpu_turn = 0
+        self._change = asyncio.Event()
+        self._closed = asyncio.Event()
+
+    async def run(self) -> None:
+        """Own the slots' coroutines until `close` has ended them."""
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            await self._closed.wait()
+            for slot in self.slots:
+                slot.retire()
+
+    def close(self) -> None:
+        """Retire every worker; `run` returns when they are gone."""
+        self._closed.set()
+
+    def kill(self) -> None:
+        """End every worker now."""
+        for slot in self.slots:
+            slot.kill()
+        self.close()
+
+    def scale(self, minimum: int, maximum: int) -> None:
+        """Grow to `minimum` or shrink to `maximum`; in between nothing changes (section 6.6)."""
+        assert self._group is not None, "scale needs a running pool"
+        if self._closed.is_set():
+            return
+        active = self.active()
+        for _ in range(minimum - len(active)):
+            slot = Slot(self._next_number(), self._next_gpu(), self)
+            self.slots.append(slot)
+            self._group.create_task(slot.run())
+        for slot in self._least_useful(active)[: max(len(active) - maximum, 0)]:
+            slot.retire()
+        self.changed()
+
+    def active(self) -> list[Slot]:
+        """Slots that were not told to end."""
+        return [slot for slot in self.slots if not slot.retired]
+
+    def idle(self) -> Slot | None:
+        """A worker that is free now."""
+        for slot in self.slots:
+            if slot.state is SlotState.IDLE and not slot.retired:
+                return slot
+        return None
+
+    def ready_count(self) -> int:
+        """How many workers have loaded their model."""
+        return sum(slot.state in (SlotState.IDLE, SlotState.BUSY) for slot in self.active())
+
+    def failure(self) -> LoadError | None:
+        """Why no worker can answer: set when every slot failed to load, else None."""
+        active = self.active()
+        if active and all(slot.error is not None for slot in active):
+            return active[0].error
+        return None
+
+    def threads_per_worker(self) -> int:
+        """An equal share of the cores for each worker on the CPU; never oversubscribed."""
+        if self.options.gpus:
+            return 0
+        return max(1, self._cores // max(1, len(self.active())))
+
+    async def wait_ready(self, count: int) -> None:
+        """Wait until `count` workers are ready. Raises `LoadError` when one of them cannot load."""
+        while self.ready_count() < min(count, len(self.active())):
+            failed = next((slot.error for slot in self.active() if slot.error), None)
+            if failed is not None:
+                raise failed
+            await self.next_change()
+        if self._closed.is_set():
+            raise LoadError("it was taken out of service while it was loading")
+
+    async def wait_gone(self) -> None:
+        """Wait until every retired worker's process is gone."""
+        while any(slot.retired and slot.state is not SlotState.ENDED for slot in self.slots):
+            await self.next_change()
+
+    async def next_change(self) -> None:
+        """Wait until any slot changes its state."""
+        await self._change.wait()
+
+    def changed(self) -> None:
+        """Wake everybody who waits for a change, and let the owner look for work."""
+        change, self._change = self._change, asyncio.Event()
+        change.set()
+        self.slots = [slot for slot in self.slots if slot.state is not SlotState.ENDED]
+        self.on_change()
+
+    def _next_gpu(self) -> int | None:
+        if not self.options.gpus:
+            return None
+        gpu = self.options.gpus[self._gpu_turn % len(self.options.gpus)]
+        self._gpu_turn += 1
+        return gpu
+
+    @staticmethod
+    def _least_useful(slots: list[Slot]) -> list[Slot]:
+        order = [SlotState.WAITING, SlotState.LOADING, SlotState.IDLE, SlotState.BUSY]
+        return sorted(slots, key=lambda slot: order.index(slot.state))
+
+
+def no_worker_error(name: str, failure: LoadError | None) -> FlambeauError:
+    """The error of a request that no worker can answer."""
+    if failure is None:
+        text = (
+            f'Model "{name}" has no worker to serve inference request. Please use scale workers API'
+            " to add workers."
+        )
+        return FlambeauError(ErrorKind.NO_WORKER, text)
+    what = "that stays alive" if failure.kind is ErrorKind.WORKER_DIED else "that could load it"
+    text = f'Model "{name}" has no worker {what}: {failure.message}'
+    return FlambeauError(ErrorKind.NO_WORKER, text, retry_after=BACKOFF_SECONDS[-1])

@@ -1,0 +1,225 @@
+"""One worker process: start, load, run one batch at a time, end.
+
+A `WorkerProcess` lives from fork to exit and is never restarted; `flambeau.supervisor.pool`
+replaces it. It calls its `Events` from the event loop, in the order in which things happened.
+"""
+
+import asyncio
+import signal
+import socket
+from typing import Protocol
+
+from flambeau.errors import ErrorKind, FlambeauError, LoadError, PredictionError
+from flambeau.ipc.channel import AsyncChannel
+from flambeau.ipc.messages import (
+    Done,
+    Failed,
+    FromWorker,
+    Load,
+    Loaded,
+    LoadFailed,
+    Log,
+    Output,
+    Run,
+    Stop,
+)
+from flambeau.supervisor.zygote import ForkedWorker, ProcessHandle, Zygote
+from flambeau.types import Chunk, InferenceRequest
+
+_FORK_SECONDS = 120.0
+"""Longest wait for a fork: it includes the zygote's imports on a slow, busy machine."""
+
+_LAST_WORDS_SECONDS = 0.5
+"""How long a dead worker's socket may still be open: what it has sent is read in that time."""
+
+
+class Events(Protocol):
+    """What a worker process tells its owner."""
+
+    def chunk(self, index: int, chunk: Chunk) -> None:
+        """A part of the answer to item `index` of the running batch."""
+
+    def failed(self, index: int, error: FlambeauError) -> None:
+        """Item `index` of the running batch has no answer."""
+
+    def done(self, handler_seconds: float) -> None:
+        """The batch is finished; the worker is free."""
+
+    def closed(self) -> None:
+        """The process takes no more batches; that it is gone follows."""
+
+    def log(self, record: Log) -> None:
+        """The handler logged or printed something."""
+
+
+class WorkerProcess:
+    """The server's handle of one worker process."""
+
+    def __init__(self, zygote: Zygote, events: Events) -> None:
+        self._zygote = zygote
+        self._events = events
+        self._channel: AsyncChannel[FromWorker] | None = None
+        self._forked: ForkedWorker | None = None
+        self._handle: ProcessHandle | None = None
+        self._closed = asyncio.Event()
+        self._loaded: asyncio.Future[Loaded] = asyncio.get_running_loop().create_future()
+        self._batches = 0
+        self._running: int | None = None
+        self._killed = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timeout = 0.0
+        self.timed_out = False
+
+    @property
+    def pid(self) -> int:
+        """The process id, -1 before the fork."""
+        return self._handle.pid if self._handle else -1
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the process takes no more batches."""
+        return self._closed.is_set()
+
+    async def start(self, load: Load, seconds: float) -> Loaded:
+        """Fork, connect and load the model within `seconds`. Raises `LoadError`."""
+        try:
+            channel = await self._fork()
+        except OSError as error:
+            self._drop_channel()
+            text = f"no worker process could be started: {error!r}"
+            raise LoadError(text, ErrorKind.WORKER_DIED) from error  # not the model's fault
+        channel.send(load)
+        try:
+            return await asyncio.wait_for(asyncio.shield(self._loaded), seconds)
+        except TimeoutError:
+            self.kill()
+            raise LoadError(
+                f"loading took longer than {seconds:g} s (startupTimeout / startup_timeout)"
+            ) from None
+        except EOFError:
+            told = describe_exit(await self.wait())
+            raise LoadError(f"the worker process ended while loading the model: {told}") from None
+
+    async def _fork(self) -> AsyncChannel[FromWorker]:
+        """Connect to a new process. Raises `OSError` when there is none."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._forked = self._zygote.fork(theirs)
+        self._channel = await AsyncChannel.connect(
+            ours,
+            FromWorker,  # type: ignore[arg-type]  # a union is no `type`
+            self._on_message,
+            self._on_closed,
+        )
+        self._handle = await asyncio.wait_for(self._forked.forked, _FORK_SECONDS)
+        if self._killed:
+            self._handle.kill()
+        self._forked.exited.add_done_callback(self._on_exited)
+        return self._channel
+
+    def run(self, items: list[InferenceRequest], timeout: float) -> None:
+        """Send one batch. Longer than `timeout` seconds without a sign: the process is ended."""
+        assert self._channel is not None
+        self._batches += 1
+        self._running = self._batches
+        self._timeout = timeout
+        self._arm()
+        self._channel.send(Run(self._batches, items))
+
+    def stop(self) -> None:
+        """Ask the process to end once it is free."""
+        if self._channel is not None:
+            self._channel.send(Stop())
+
+    def kill(self) -> None:
+        """End the process now; one that was not forked yet ends by its closed channel."""
+        self._disarm()
+        self._killed = True
+        if self._handle is not None:
+            self._handle.kill()
+            return
+        if self._forked is not None:
+            self._forked.give_up("the worker was told to end")
+        self._drop_channel()
+
+    async def wait(self) -> int | None:
+        """Wait until the process is gone; returns its exit code, or minus the signal's number.
+
+        None where that cannot be known, because the zygote died before the process did.
+        """
+        await self._closed.wait()
+        self._disarm()
+        if self._forked is None or self._handle is None:
+            return -signal.SIGKILL
+        self.kill()  # a closed socket with a living process behind it: nothing to talk to
+        status = await self._forked.exited
+        self._handle.close()
+        return status
+
+    def _on_message(self, message: FromWorker) -> None:  # noqa: C901  # one case a message
+        match message:
+            case Output():
+                if message.batch == self._running:
+                    self._arm()
+                    self._events.chunk(message.index, message.chunk)
+            case Failed():
+                if message.batch == self._running:
+                    error = PredictionError(message.message, message.kind, status=message.status)
+                    self._events.failed(message.index, error)
+            case Done():
+                if message.batch == self._running:
+                    self._running = None
+                    self._disarm()
+                    self._events.done(message.handler_seconds)
+            case Log():
+                self._events.log(message)
+            case Loaded():
+                if not self._loaded.done():
+                    self._loaded.set_result(message)
+            case LoadFailed():
+                self._fail_load(LoadError(message.message, message.kind))
+
+    def _on_closed(self) -> None:
+        self._fail_load(EOFError())
+        self._closed.set()
+        self._events.closed()
+
+    def _on_exited(self, status: asyncio.Future[int | None]) -> None:
+        """Children that a handler forked may hold the socket open: do not wait for their ends."""
+        if status.result() is not None:
+            asyncio.get_running_loop().call_later(_LAST_WORDS_SECONDS, self._drop_channel)
+
+    def _drop_channel(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
+        else:
+            self._closed.set()
+
+    def _fail_load(self, error: LoadError | EOFError) -> None:
+        if not self._loaded.done():
+            self._loaded.set_exception(error)
+            self._loaded.exception()  # mark as seen: the loader may have given up already
+
+    def _arm(self) -> None:
+        self._disarm()
+        self._timer = asyncio.get_running_loop().call_later(self._timeout, self._expire)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _expire(self) -> None:
+        self.timed_out = True
+        self.kill()
+
+
+def describe_exit(status: int | None) -> str:
+    """Say how a process ended, in words: `signal SIGKILL` or `exit code 3`; None is unknown."""
+    if status is None:
+        return "cause unknown: its zygote had died before it"
+    if status >= 0:
+        return f"exit code {status}"
+    try:
+        return f"signal {signal.Signals(-status).name}"
+    except ValueError:
+        return f"signal {-status}"

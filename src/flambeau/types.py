@@ -1,0 +1,60 @@
+"""The vocabulary that every room shares: what a request, a field and a chunk are."""
+
+from typing import Literal
+
+import msgspec
+from typing_extensions import override
+
+JsonValue = None | bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"]
+"""What `json.loads` returns."""
+
+TaskName = Literal[
+    "text-classification", "token-classification", "question-answering", "text-generation"
+]
+OutputShape = Literal["legacy", "full"]
+
+
+class ModelKey(msgspec.Struct, frozen=True, order=True):
+    """One model: its name and version."""
+
+    name: str
+    version: str
+
+    @override
+    def __str__(self) -> str:
+        return f"{self.name}_{self.version}"
+
+
+class Field(msgspec.Struct, frozen=True, array_like=True):
+    """One named part of a request's body, not decoded (contract.md section 5.3).
+
+    A raw body is one field called `body`; a form has one field per part. `content_type` is the
+    part's media type without parameters, or "" where the value must stay bytes.
+    """
+
+    name: str
+    content_type: str
+    value: bytes
+
+
+class InferenceRequest(msgspec.Struct, frozen=True, array_like=True):
+    """One item to predict, as it travels from a protocol to a worker."""
+
+    id: str
+    headers: dict[str, str]
+    fields: list[Field]
+
+
+class Chunk(msgspec.Struct, frozen=True, array_like=True):
+    """A part of an answer; the last one says so. A unary answer is a stream of one chunk.
+
+    `status` 0 means that the handler chose none. Only the first chunk's status, reason, headers
+    and content type can reach the client.
+    """
+
+    body: bytes
+    last: bool = True
+    status: int = 0
+    reason: str = ""
+    content_type: str = ""
+    headers: dict[str, str] = {}

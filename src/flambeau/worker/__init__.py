@@ -1,0 +1,1 @@
+"""The child side of the process boundary: one process that holds one model."""

@@ -1,0 +1,17 @@
+"""`python -m flambeau.worker FD`: the zygote, talking over the inherited descriptor."""
+
+import socket
+import sys
+
+from flambeau.worker.zygote import Zygote
+
+
+def main() -> int:
+    """Serve forks until the server closes the descriptor."""
+    control = socket.socket(fileno=int(sys.argv[1]))
+    preload = [name for name in sys.argv[2].split(",") if name] if len(sys.argv) > 2 else []
+    return Zygote(control, preload).serve()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

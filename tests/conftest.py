@@ -1,0 +1,29 @@
+"""What tests of the server share."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from flambeau.testing.echo import Gate, register, write_model
+from flambeau.testing.server import RunningServer, running_server
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[Gate]:
+    """A gate of this test's own, opened at its end at the latest."""
+    closed = Gate(tmp_path / "gate")
+    yield closed
+    closed.open()
+
+
+@pytest.fixture(scope="module")
+def echo_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server with one worker of the model `echo`, shared by a module's tests."""
+    store = tmp_path_factory.mktemp("store")
+    write_model(store, "echo")
+    with running_server(
+        store, tmp_path_factory.mktemp("cache"), max_request_size=100_000
+    ) as server:
+        assert register(server, "echo").status_code == 200
+        yield server

@@ -1,0 +1,165 @@
+"""TorchServe 0.12 and Flambeau serve each other's archives (run by `scripts/test` where Java is)."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from flambeau.testing.server import running_server
+from flambeau.testing.waiting import wait_until
+
+VENV = Path(os.environ.get("FLAMBEAU_TORCHSERVE_VENV") or "/nonexistent")
+
+pytestmark = [
+    pytest.mark.peer,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(
+        not (VENV / "bin" / "torchserve").exists(),
+        reason="FLAMBEAU_TORCHSERVE_VENV names no environment with TorchServe (scripts/peer)",
+    ),
+]
+
+HANDLER = '''
+import json
+import os
+
+from ts.torch_handler.base_handler import BaseHandler
+
+
+class Shouter(BaseHandler):
+    """Answers with the text in capitals, and with a file of the archive."""
+
+    def initialize(self, context):
+        with open(os.path.join(context.system_properties["model_dir"], "greeting.txt")) as file:
+            self.greeting = file.read().strip()
+        self.suffix = context.model_yaml_config["handler"]["suffix"]
+        self.initialized = True
+
+    def handle(self, data, context):
+        texts = [row.get("data") or row.get("body") for row in data]
+        texts = [text if isinstance(text, str) else bytes(text).decode() for text in texts]
+        return [{"greeting": self.greeting, "text": text.upper() + self.suffix} for text in texts]
+'''
+FORMATS = {"mar": "default", "stored": "zip-store", "tgz": "tgz", "folder": "no-archive"}
+
+
+def archive_all(
+    archiver: list[str], sources: Path, store: Path, environment: dict[str, str]
+) -> None:
+    """Pack the handler in every format with one archiver command."""
+    (sources / "shouter.py").write_text(HANDLER)
+    (sources / "greeting.txt").write_text("hello\n")
+    (sources / "config.yaml").write_text("minWorkers: 1\nmaxWorkers: 1\nhandler:\n  suffix: '!'\n")
+    for name, archive_format in FORMATS.items():
+        command = [*archiver, "--model-name", name, "--version", "1.0", "--handler", "shouter.py"]
+        command += ["--extra-files", "greeting.txt", "--config-file", "config.yaml"]
+        command += ["--export-path", str(store), "--archive-format", archive_format]
+        subprocess.run(command, cwd=sources, env=environment, check=True, capture_output=True)
+
+
+def expected(text: str) -> dict[str, str]:
+    return {"greeting": "hello", "text": f"{text.upper()}!"}
+
+
+@pytest.fixture
+def peer_environment(tmp_path: Path) -> dict[str, str]:
+    """TorchServe keeps its pid file, sockets and logs in folders of this test's own."""
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    # short: the worker's socket path must fit into 108 bytes
+    return os.environ | {
+        "TMPDIR": str(temporary),
+        "TEMP": str(temporary),
+        "LOG_LOCATION": str(tmp_path / "logs"),
+        "METRICS_LOCATION": str(tmp_path / "logs"),
+        "PATH": f"{VENV / 'bin'}:{os.environ['PATH']}",
+    }
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+@pytest.fixture
+def torchserve(tmp_path: Path, peer_environment: dict[str, str]) -> Iterator[str]:
+    """The inference address of a real TorchServe that serves `tmp_path/store`."""
+    ports = [free_port() for _ in range(5)]
+    config = tmp_path / "config.properties"
+    config.write_text(
+        f"inference_address=http://127.0.0.1:{ports[0]}\n"
+        f"management_address=http://127.0.0.1:{ports[1]}\n"
+        f"metrics_address=http://127.0.0.1:{ports[2]}\n"
+        f"grpc_inference_port={ports[3]}\ngrpc_management_port={ports[4]}\n"
+        "default_workers_per_model=1\ndisable_system_metrics=true\n"
+    )
+    command = [str(VENV / "bin" / "torchserve"), "--start", "--ncs", "--disable-token-auth"]
+    command += ["--model-store", str(tmp_path / "store"), "--models", "all"]
+    command += ["--ts-config", str(config)]
+    # Its launcher and Java keep the streams open: they must not be pipes that we wait for.
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    subprocess.run(command, cwd=tmp_path, env=peer_environment, check=True, **quiet)  # type: ignore[call-overload]  # typeshed wants each spelled out
+    try:
+        yield f"http://127.0.0.1:{ports[0]}"
+    finally:
+        stop = [str(VENV / "bin" / "torchserve"), "--stop", "--foreground"]
+        subprocess.run(stop, cwd=tmp_path, env=peer_environment, check=True, **quiet)  # type: ignore[call-overload]  # as above
+
+
+def answer_of(url: str, name: str, seconds: float) -> httpx.Response:
+    """The first answer that is none of a server or model that is still starting."""
+    answers: list[httpx.Response] = []
+
+    def answered() -> bool:
+        try:
+            answers.append(
+                httpx.post(
+                    f"{url}/predictions/{name}",
+                    content="carry on",
+                    headers={"content-type": "text/plain"},
+                    timeout=30,
+                )
+            )
+        except httpx.TransportError:
+            return False
+        return answers[-1].is_success
+
+    wait_until(answered, seconds)
+    return answers[-1]
+
+
+def test_torchserve_serves_archives_that_were_packed_here(
+    tmp_path: Path, peer_environment: dict[str, str], request: pytest.FixtureRequest
+) -> None:
+    """Each format that our archiver writes is loaded and answered by TorchServe 0.12."""
+    store = tmp_path / "store"
+    store.mkdir()
+    archive_all(
+        [str(Path(sys.executable).with_name("torch-model-archiver"))],
+        tmp_path,
+        store,
+        dict(os.environ),
+    )
+    url = request.getfixturevalue("torchserve")
+    for name in FORMATS:
+        assert json.loads(answer_of(url, name, 120).text) == expected("carry on")
+
+
+def test_flambeau_serves_archives_that_torchserve_packed(
+    tmp_path: Path, peer_environment: dict[str, str]
+) -> None:
+    """Each format that TorchServe's archiver writes is loaded and answered here."""
+    store = tmp_path / "store"
+    store.mkdir()
+    archiver = str(VENV / "bin" / "torch-model-archiver")
+    archive_all([archiver], tmp_path, store, peer_environment)
+    with running_server(store, tmp_path / "cache", load_models=("all",)) as server:
+        for name in FORMATS:
+            assert answer_of(server.inference, name, 60).json() == expected("carry on")

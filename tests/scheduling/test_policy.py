@@ -1,0 +1,61 @@
+"""The batch policy as a table: what waits in, what to run, expire and forget out."""
+
+import pytest
+
+from flambeau.scheduling.policy import MAX_BATCH_BYTES, Waiting, decide
+
+NEW = Waiting(settled=False, attempts=0, deadline=None)
+GONE = Waiting(settled=True, attempts=0, deadline=None)
+LATE = Waiting(settled=False, attempts=0, deadline=9.9)
+DUE = Waiting(settled=False, attempts=0, deadline=10.0)
+EARLY = Waiting(settled=False, attempts=0, deadline=10.1)
+RETRY = Waiting(settled=False, attempts=1, deadline=None)
+GONE_LATE = Waiting(settled=True, attempts=1, deadline=9.0)
+HALF = NEW._replace(size=MAX_BATCH_BYTES // 2)
+HUGE = NEW._replace(size=MAX_BATCH_BYTES + 1)
+
+
+@pytest.mark.parametrize(
+    ("waiting", "batch_size", "run", "expired", "forget"),
+    [
+        ([], 4, [], [], []),
+        ([NEW], 1, [0], [], []),
+        ([NEW], 4, [0], [], []),
+        ([NEW, NEW, NEW], 2, [0, 1], [], []),
+        ([GONE, NEW], 4, [1], [], [0]),
+        ([NEW, GONE, NEW, GONE], 2, [0, 2], [], [1]),
+        ([GONE, GONE], 4, [], [], [0, 1]),
+        ([LATE, NEW], 4, [1], [0], []),
+        ([DUE], 4, [], [0], []),
+        ([EARLY], 4, [0], [], []),
+        ([NEW, LATE, NEW], 4, [0, 2], [1], []),
+        ([LATE, GONE, DUE, NEW, NEW], 1, [3], [0, 2], [1]),
+        ([GONE_LATE, NEW], 4, [1], [], [0]),
+        ([RETRY, NEW], 4, [0], [], []),
+        ([NEW, RETRY], 4, [0], [], []),
+        ([NEW, RETRY, NEW], 4, [0], [], []),
+        ([GONE, LATE, RETRY, NEW], 4, [2], [1], [0]),
+        ([HALF, HALF, NEW], 4, [0, 1, 2], [], []),
+        ([HALF, HALF, HALF], 4, [0, 1], [], []),
+        ([HUGE, NEW], 4, [0], [], []),
+        ([NEW, HUGE], 4, [0], [], []),
+    ],
+)
+def test_decision(
+    waiting: list[Waiting], batch_size: int, run: list[int], expired: list[int], forget: list[int]
+) -> None:
+    """Oldest first; leavers are forgotten, late ones expire, retries and giants run alone."""
+    decision = decide(waiting, 10.0, batch_size)
+    assert (decision.run, decision.expired, decision.forget) == (run, expired, forget)
+
+
+def test_decided_entries_are_the_head_of_the_queue() -> None:
+    """The batcher removes as many from the head as were decided: there may be no gap."""
+    kinds = [NEW, GONE, LATE, RETRY]
+    for code in range(4**5):
+        waiting = [kinds[code // 4**place % 4] for place in range(5)]
+        for batch_size in (1, 2, 5):
+            decision = decide(waiting, 10.0, batch_size)
+            decided = sorted([*decision.run, *decision.expired, *decision.forget])
+            assert decided == list(range(len(decided)))
+            assert len(decision.run) <= batch_size

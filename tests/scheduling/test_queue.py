@@ -1,0 +1,109 @@
+"""The queue and its entries: capacity, order, and replies that are settled once."""
+
+import asyncio
+import contextlib
+
+import pytest
+
+from flambeau.errors import ErrorKind, FlambeauError
+from flambeau.scheduling import queue as queue_module
+from flambeau.scheduling.queue import Entry, RequestQueue
+from flambeau.types import Chunk, Field, InferenceRequest
+
+
+def entry(name: str = "a", size: int = 1) -> Entry:
+    return Entry(InferenceRequest(name, {}, [Field("body", "", b"x" * size)]), 0.0)
+
+
+def names(queue: RequestQueue) -> list[str]:
+    return [each.request.id for each in queue]
+
+
+def test_capacity_counts_those_who_still_wait() -> None:
+    """A full queue refuses, unless somebody in it has left."""
+    queue = RequestQueue(2)
+    first = entry("first")
+    queue.put(first)
+    queue.put(entry("second"))
+    with pytest.raises(FlambeauError, match="job_queue_size") as refused:
+        queue.put(entry("third"))
+    assert refused.value.kind is ErrorKind.OVERLOADED
+    first.cancel()
+    queue.put(entry("fourth"))
+    assert names(queue) == ["second", "fourth"]
+
+
+def test_entries_that_were_taken_return_to_the_head_in_order() -> None:
+    """They were accepted before those behind them."""
+    queue = RequestQueue(10)
+    for name in "abcd":
+        queue.put(entry(name))
+    taken = queue.take(2)
+    queue.put_back(taken)
+    assert names(queue) == list("abcd")
+    assert [each.request.id for each in queue.drain()] == list("abcd")
+    assert len(queue) == 0
+
+
+async def test_chunks_are_read_in_order_and_the_last_settles() -> None:
+    """A reader may wait before, between and after the parts."""
+    one = entry()
+
+    async def read() -> list[bytes]:
+        return [chunk.body async for chunk in one.chunks()]
+
+    reading = asyncio.ensure_future(read())
+    for body, last in ((b"a", False), (b"b", False), (b"c", True)):
+        await asyncio.sleep(0)
+        assert not one.settled
+        one.push(Chunk(body, last))
+    assert await reading == [b"a", b"b", b"c"]
+    assert one.settled
+
+
+async def test_a_reply_is_settled_once() -> None:
+    """What comes after the end is dropped, and the owner hears of one outcome."""
+    outcomes: list[FlambeauError | None] = []
+    for end in (
+        Entry.cancel,
+        lambda e: e.push(Chunk(b"x")),
+        lambda e: e.fail(FlambeauError(ErrorKind.TIMEOUT, "t")),
+    ):
+        one = entry()
+        outcomes.clear()
+        one.on_settled = lambda _entry, error: outcomes.append(error)
+        end(one)
+        one.cancel()
+        one.push(Chunk(b"y"))
+        one.fail(FlambeauError(ErrorKind.INTERNAL, "late"))
+        assert len(outcomes) == 1
+        with pytest.raises(FlambeauError) if one._error else contextlib.nullcontext():
+            await one.next()
+
+
+async def test_an_error_after_some_parts_comes_after_them() -> None:
+    """The parts that were produced are read first."""
+    one = entry()
+    one.push(Chunk(b"a", last=False))
+    one.fail(FlambeauError(ErrorKind.WORKER_DIED, "died"))
+    assert (await one.next()).body == b"a"
+    with pytest.raises(FlambeauError, match="died"):
+        await one.next()
+
+
+async def test_a_client_that_does_not_read_its_stream_is_cut_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Unread parts are bounded; one large part alone is fine, and so is a client that reads."""
+    monkeypatch.setattr(queue_module, "MAX_UNREAD_BYTES", 100)
+    slow, quick, large = entry(), entry(), entry()
+    large.push(Chunk(b"x" * 1000))
+    assert len((await large.next()).body) == 1000
+    for _ in range(50):
+        slow.push(Chunk(b"x" * 10, last=False))
+        quick.push(Chunk(b"x" * 10, last=False))
+        await quick.next()
+    assert not quick.settled
+    assert slow.settled
+    with pytest.raises(FlambeauError, match="too slowly"):
+        await slow.next()

@@ -1,0 +1,437 @@
+"""Workers come back, and nothing is lost: kills, crash loops, failed loads, scaling, drain."""
+
+import asyncio
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from flambeau.supervisor.slot import Slot
+from flambeau.testing.echo import (
+    Gate,
+    children,
+    describe,
+    open_descriptors,
+    predict,
+    register,
+    waiting,
+    worker_pids,
+    write_model,
+)
+from flambeau.testing.server import RunningServer, running_server
+from flambeau.testing.waiting import wait_until
+
+FAILS = 'raise ValueError("no such tokenizer: bert-nowhere")\n'
+EXITS = "import os\nos._exit(7)\n"
+LEAVES = "raise SystemExit('gone')\n"
+HANGS = "import threading\nthreading.Event().wait()\n"
+NO_MEMORY = """
+def handle(data, context):
+    if data:
+        raise MemoryError
+"""
+# Loads once a file appears, so that a test can repair the model.
+REPAIRABLE = """
+import os
+if not os.path.exists("repaired"):
+    raise OSError("the disk is not there")
+
+def handle(data, context):
+    return ["fine"] * len(data or [])
+"""
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RunningServer]:
+    """A server of this test's own, with the model `echo` registered."""
+    store = tmp_path / "store"
+    write_model(store, "echo")
+    with running_server(store, tmp_path / "cache") as running:
+        assert register(running, "echo").status_code == 200
+        yield running
+
+
+def healthy(server: RunningServer) -> bool:
+    return httpx.get(f"{server.inference}/ping").status_code == 200
+
+
+def scale(server: RunningServer, model: str, low: int, high: int | None = None) -> httpx.Response:
+    maximum = low if high is None else high
+    query = {"min_worker": str(low), "max_worker": str(maximum), "synchronous": "true"}
+    return httpx.put(f"{server.management}/models/{model}", params=query, timeout=30)
+
+
+def test_a_worker_killed_while_idle_is_replaced(server: RunningServer) -> None:
+    """The next request is answered by another process with the same worker id."""
+    (pid,) = worker_pids(server, "echo")
+    (identity,) = [worker["id"] for worker in describe(server, "echo")["workers"]]  # type: ignore[attr-defined]  # JSON
+    os.kill(pid, signal.SIGKILL)
+    answer = predict(server, "echo")
+    assert answer.status_code == 200
+    assert answer.json()["pid"] != pid
+    assert describe(server, "echo")["workers"][0]["id"] == identity  # type: ignore[index]  # JSON
+
+
+def test_a_worker_killed_while_it_answers_is_replaced_and_the_request_answered(
+    server: RunningServer, gate: Gate
+) -> None:
+    """The client notices nothing but the time (G2)."""
+    with ThreadPoolExecutor() as threads:
+        asking = threads.submit(predict, server, "echo", **gate.headers)
+        gate.wait_entered()
+        os.kill(worker_pids(server, "echo")[0], signal.SIGKILL)
+        gate.wait_entered(2)
+        gate.open()
+        assert asking.result(20).status_code == 200
+
+
+def test_a_new_zygote_takes_over_and_workers_outlive_the_old_one(
+    server: RunningServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Running workers answer on; workers that die later are replaced by the new zygote.
+
+    Why a worker of the old one died is not known, and not guessed.
+    """
+    zygote = server.server.core.zygote
+    process = zygote._process
+    assert process is not None
+    (worker,) = worker_pids(server, "echo")
+    os.kill(process.pid, signal.SIGKILL)
+    wait_until(lambda: zygote._process is not process and zygote.ready.is_set(), 20)
+    assert predict(server, "echo").json()["pid"] == worker
+    with caplog.at_level(logging.ERROR, "flambeau"):
+        assert predict(server, "echo", x_do="exit").status_code == 503
+    causes = [line.partition(", ")[2] for line in caplog.messages if "process died" in line]
+    assert causes == ["cause unknown: its zygote had died before it", "exit code 3"]
+    assert predict(server, "echo").json()["pid"] != worker
+    assert scale(server, "echo", 2).status_code == 200
+    assert len(worker_pids(server, "echo")) == 2
+
+
+def test_zygote_and_worker_killed_together(server: RunningServer) -> None:
+    """A request that comes then waits for both replacements."""
+    process = server.server.core.zygote._process
+    assert process is not None
+    for pid in (process.pid, *worker_pids(server, "echo")):
+        os.kill(pid, signal.SIGKILL)
+    assert predict(server, "echo").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        (FAILS, "ValueError: no such tokenizer: bert-nowhere (handler.py:1)"),
+        (EXITS, "exit code 7"),
+        (LEAVES, "called sys.exit while loading: SystemExit: gone (handler.py:1)"),
+        ("def handle(:\n", "SyntaxError"),
+        ("import nothing_of_this_name\n", "nothing_of_this_name"),
+    ],
+)
+def test_the_reason_of_a_failed_load_reaches_who_registers(
+    server: RunningServer, tmp_path: Path, source: str, reason: str
+) -> None:
+    """500 with TorchServe's words and the cause; the model is gone again, the others serve on."""
+    write_model(tmp_path / "store", "broken", source)
+    answer = register(server, "broken")
+    assert answer.status_code == 500
+    message = answer.json()["message"]
+    assert message.startswith("Failed to start workers for model broken version: 1.0: ")
+    assert reason in message
+    assert httpx.get(f"{server.management}/models/broken").status_code == 404
+    assert predict(server, "echo").status_code == 200
+    assert healthy(server)
+
+
+def test_loading_has_a_time_limit(server: RunningServer, tmp_path: Path) -> None:
+    """The process that hangs is ended, and the limit's name told."""
+    write_model(tmp_path / "store", "slow", HANGS)
+    answer = register(server, "slow", startup_timeout=1)
+    assert answer.status_code == 500
+    assert "longer than 1 s" in answer.json()["message"]
+    zygote = server.server.core.zygote._process
+    assert zygote is not None
+    wait_until(lambda: len(children(zygote.pid)) == 1, 10)  # echo's worker alone
+
+
+def test_a_model_that_cannot_load_says_so_and_recovers_by_itself(
+    server: RunningServer, tmp_path: Path
+) -> None:
+    """Asynchronous: 503 with the reason and a wait, unhealthy, retried; then it serves (10.3)."""
+    folder = write_model(tmp_path / "store", "flaky", REPAIRABLE)
+    assert register(server, "flaky", synchronous="false").status_code == 202
+    wait_until(lambda: not healthy(server), 10)
+    refused = predict(server, "flaky")
+    assert refused.status_code == 503
+    assert "the disk is not there" in refused.json()["message"]
+    assert "retry-after" in refused.headers
+    (folder / "repaired").touch()
+    wait_until(lambda: predict(server, "flaky").status_code == 200, 20)
+    assert healthy(server)
+
+
+def test_a_crash_loop_opens_the_breaker_and_costs_no_cpu(
+    server: RunningServer, tmp_path: Path
+) -> None:
+    """Deaths without an answer in between: refused at once while waiting, other models serve."""
+    write_model(tmp_path / "store", "mad")
+    assert register(server, "mad").status_code == 200
+    slot = server.server.core.registry.get("mad").pool.slots[0]
+    slot.failures = 4  # the next death is the fifth in a row
+    os.kill(worker_pids(server, "mad")[0], signal.SIGKILL)
+    wait_until(lambda: not healthy(server), 10)
+    refused = predict(server, "mad")
+    assert refused.status_code == 503
+    assert "died 5 times in a row, last by signal SIGKILL" in refused.json()["message"]
+    assert predict(server, "echo").status_code == 200
+    wait_until(lambda: predict(server, "mad").status_code == 200, 20)
+    assert healthy(server)
+
+
+def test_memory_errors_are_507_and_the_worker_lives(server: RunningServer, tmp_path: Path) -> None:
+    """`Out of resources`, as TorchServe says it (section 5.4)."""
+    write_model(tmp_path / "store", "big", NO_MEMORY)
+    assert register(server, "big").status_code == 200
+    pids = worker_pids(server, "big")
+    answer = predict(server, "big")
+    assert (answer.status_code, answer.json()["message"]) == (507, "Out of resources")
+    assert worker_pids(server, "big") == pids
+
+
+class Load:
+    """Requests from several threads until told to stop; every answer's status is kept."""
+
+    def __init__(self, server: RunningServer, threads: int = 4) -> None:
+        self.statuses: list[int] = []
+        self._server = server
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._send) for _ in range(threads)]
+
+    def __enter__(self) -> "Load":
+        for thread in self._threads:
+            thread.start()
+        wait_until(lambda: len(self.statuses) >= 10, 10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        seen = len(self.statuses)
+        wait_until(lambda: len(self.statuses) >= seen + 10, 10)
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _send(self) -> None:
+        with httpx.Client(timeout=20) as client:
+            while not self._stop.is_set():
+                answer = client.post(f"{self._server.inference}/predictions/echo")
+                self.statuses.append(answer.status_code)
+
+
+def test_scaling_up_and_down_under_load_loses_nothing(server: RunningServer) -> None:
+    """Only idle or finished workers end; 1 → 3 → 1, every answer a 200 (section 6.6)."""
+    with Load(server) as load:
+        for count in (3, 1, 2, 1):
+            assert scale(server, "echo", count).status_code == 200
+            assert len(worker_pids(server, "echo")) == count
+    assert set(load.statuses) == {200}
+
+
+def test_scaling_between_minimum_and_maximum_changes_nothing(server: RunningServer) -> None:
+    """Fewer than the minimum grow to it, more than the maximum shrink to it (section 6.6)."""
+    scale(server, "echo", 2)
+    pids = worker_pids(server, "echo")
+    assert scale(server, "echo", 1, 5).status_code == 200
+    assert worker_pids(server, "echo") == pids
+
+
+def test_scaling_to_zero_answers_what_runs_and_refuses_the_rest(
+    server: RunningServer, gate: Gate
+) -> None:
+    """The running request is finished; those that wait and those that come get 503."""
+    with ThreadPoolExecutor() as threads:
+        running = threads.submit(predict, server, "echo", **gate.headers)
+        gate.wait_entered()
+        queued = threads.submit(predict, server, "echo")
+        wait_until(lambda: waiting(server, "echo") == 1, 10)
+        scaling = threads.submit(scale, server, "echo", 0)
+        assert queued.result(10).status_code == 503
+        assert predict(server, "echo").json()["type"] == "ServiceUnavailableException"
+        assert not scaling.done()
+        gate.open()
+        assert running.result(10).status_code == 200
+        assert scaling.result(10).status_code == 200
+    assert worker_pids(server, "echo") == []
+    assert healthy(server)
+
+
+def test_unregistering_while_busy_answers_what_was_accepted(
+    server: RunningServer, gate: Gate
+) -> None:
+    """Running and waiting requests get their answers; new ones a 404 (TorchServe: none at all)."""
+    with ThreadPoolExecutor() as threads:
+        running = threads.submit(predict, server, "echo", **gate.headers)
+        gate.wait_entered()
+        queued = [threads.submit(predict, server, "echo") for _ in range(3)]
+        wait_until(lambda: waiting(server, "echo") == 3, 10)
+        removing = threads.submit(httpx.delete, f"{server.management}/models/echo", timeout=20)
+        model = f"{server.management}/models/echo"
+        wait_until(lambda: httpx.get(model).status_code == 404, 10)
+        assert predict(server, "echo").status_code == 404
+        gate.open()
+        assert [one.result(10).status_code for one in (running, *queued)] == [200] * 4
+        assert removing.result(10).status_code == 200
+    zygote = server.server.core.zygote._process
+    assert zygote is not None
+    wait_until(lambda: not children(zygote.pid), 10)
+
+
+@pytest.mark.parametrize("when", ["idle", "busy", "loading", "starting"])
+def test_stopping_leaves_no_process_behind_and_loses_no_answer(
+    tmp_path: Path, gate: Gate, when: str
+) -> None:
+    """Idle, under load, while a model hangs in its load, and before the zygote is ready (G9)."""
+    store = tmp_path / "store"
+    write_model(store, "echo")
+    write_model(store, "slow", HANGS)
+    before, descriptors = children(os.getpid()), open_descriptors()
+    with ThreadPoolExecutor() as threads:
+        with running_server(store, tmp_path / "cache") as server:
+            accepted = []
+            if when in ("idle", "busy"):
+                assert register(server, "echo").status_code == 200
+            if when == "loading":
+                assert register(server, "slow", synchronous="false").status_code == 202
+                wait_until(lambda: describe(server, "slow")["workers"][0]["pid"] > 0, 10)  # type: ignore[index]  # JSON
+            if when == "starting":
+                assert register(server, "slow", synchronous="false").status_code == 202
+            if when == "busy":
+                accepted = [threads.submit(predict, server, "echo", **gate.headers)]
+                gate.wait_entered()
+                accepted += [threads.submit(predict, server, "echo") for _ in range(5)]
+                wait_until(lambda: waiting(server, "echo") == 5, 10)
+                opening = threading.Timer(0.3, gate.open)
+                opening.start()
+        assert [one.result(10).status_code for one in accepted] == [200] * len(accepted)
+    assert children(os.getpid()) == before
+    wait_until(lambda: open_descriptors() == descriptors, 5)
+
+
+def test_two_hundred_requests_leak_no_descriptor_and_no_process(server: RunningServer) -> None:
+    """Good ones, failures, streams, leavers and dead workers: the same counts after as before."""
+
+    def count() -> tuple[int, int]:
+        return open_descriptors(), len(children(os.getpid()))
+
+    with httpx.Client(timeout=20) as client:
+        url = f"{server.inference}/predictions/echo"
+        client.post(url)
+        before = count()
+        for number in range(200):
+            do = ("", "raise", "stream", "fail", "error-item")[number % 5]
+            client.post(url, headers={"x-do": do, "x-code": "400"})
+        for _ in range(3):
+            os.kill(worker_pids(server, "echo")[0], signal.SIGKILL)
+            assert client.post(url).status_code == 200
+        wait_until(lambda: count() == before, 10)
+
+
+async def test_one_model_s_crashes_are_not_seen_by_another(
+    server: RunningServer, tmp_path: Path
+) -> None:
+    """While one model's workers are killed again and again, the other answers everything (G3)."""
+    write_model(tmp_path / "store", "victim")
+    await asyncio.to_thread(register, server, "victim")
+    with Load(server, threads=2) as load:
+        for _ in range(3):
+            await asyncio.to_thread(wait_until, lambda: bool(worker_pids(server, "victim")), 10)
+            os.kill(worker_pids(server, "victim")[0], signal.SIGKILL)
+    assert set(load.statuses) == {200}
+
+
+def test_a_fault_of_ours_in_one_model_never_ends_the_server(
+    server: RunningServer, tmp_path: Path
+) -> None:
+    """Whatever a slot meets that it does not expect: logged, tried again, the others serve (R9)."""
+    write_model(tmp_path / "store", "odd")
+    assert register(server, "odd").status_code == 200
+    pool = server.server.core.registry.get("odd").pool
+    loaded = pool.on_loaded
+    meetings = iter([ZeroDivisionError("a fault of ours")])
+
+    def faulty(slot: Slot, seconds: float) -> None:
+        for error in meetings:
+            raise error
+        loaded(slot, seconds)
+
+    pool.on_loaded = faulty
+    os.kill(worker_pids(server, "odd")[0], signal.SIGKILL)
+    assert predict(server, "odd").status_code == 200
+    assert next(meetings, None) is None
+    assert predict(server, "echo").status_code == 200
+    zygote = server.server.core.zygote._process
+    assert zygote is not None
+    wait_until(lambda: len(children(zygote.pid)) == 2, 10)  # the process of the fault is gone
+
+
+def test_a_load_that_hangs_can_be_scaled_away_and_unregistered(
+    server: RunningServer, tmp_path: Path
+) -> None:
+    """A loading worker is ended at once, not after its time limit."""
+    write_model(tmp_path / "store", "slow", HANGS)
+    assert register(server, "slow", initial_workers=2, synchronous="false").status_code == 202
+    assert scale(server, "slow", 0).status_code == 200
+    assert describe(server, "slow")["workers"] == []
+    assert register(server, "slow", model_name="again", synchronous="false").status_code == 202
+    assert httpx.delete(f"{server.management}/models/again", timeout=30).status_code == 200
+    zygote = server.server.core.zygote._process
+    assert zygote is not None
+    wait_until(lambda: len(children(zygote.pid)) == 1, 10)
+
+
+def test_a_worker_that_is_stopped_by_a_signal_counts_as_hung(
+    server: RunningServer, tmp_path: Path
+) -> None:
+    """SIGSTOP while idle: the next request is a 504 after the model's time-out, then it is well."""
+    write_model(tmp_path / "store", "frozen", responseTimeout=1)
+    assert register(server, "frozen").status_code == 200
+    (pid,) = worker_pids(server, "frozen")
+    os.kill(pid, signal.SIGSTOP)
+    assert predict(server, "frozen").status_code == 504
+    assert predict(server, "frozen").json()["pid"] != pid
+
+
+def test_a_dead_worker_is_not_ready_even_before_its_end_is_reported(server: RunningServer) -> None:
+    """Its closed socket is sign enough: no request is given to it meanwhile."""
+    zygote = server.server.core.zygote._process
+    assert zygote is not None
+    (pid,) = worker_pids(server, "echo")
+    os.kill(zygote.pid, signal.SIGSTOP)
+    try:
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not worker_pids(server, "echo"), 10)
+    finally:
+        os.kill(zygote.pid, signal.SIGCONT)
+    assert predict(server, "echo").status_code == 200
+
+
+def test_children_of_a_handler_do_not_hide_the_worker_s_death(
+    server: RunningServer, tmp_path: Path
+) -> None:
+    """A forked child inherits the socket and keeps it open; the worker is replaced all the same."""
+    source = (
+        "import os, time\nif os.fork() == 0:\n    time.sleep(4)\n    os._exit(0)\n\n"
+        "def handle(data, context):\n    return [str(os.getpid())] * len(data or [])\n"
+    )
+    write_model(tmp_path / "store", "parent", source)
+    assert register(server, "parent").status_code == 200
+    (pid,) = worker_pids(server, "parent")
+    os.kill(pid, signal.SIGKILL)
+    answer = predict(server, "parent")
+    assert answer.status_code == 200
+    assert answer.text != str(pid)
+    assert answer.elapsed.total_seconds() < 3
