@@ -181,8 +181,11 @@ def _config(arguments: argparse.Namespace) -> ServerConfig:
         raise ConfigError("Missing mandatory parameter --model-store")
     _check("--model-store", str(config.model_store), Path.is_dir, "directory")
     _check("--workflow-store", arguments.workflow_store, Path.is_dir, "directory")
-    folder = (config.log_location or Path("logs")).absolute()
-    return msgspec.structs.replace(config, log_location=folder)
+    folders = {
+        "log_location": (config.log_location or Path("logs")).absolute(),
+        "metrics_location": (config.metrics_location or Path("logs")).absolute(),
+    }
+    return msgspec.structs.replace(config, **folders)
 
 
 def _check(flag: str, value: str | None, test: Callable[[Path], bool], kind: str) -> None:

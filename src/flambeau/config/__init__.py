@@ -1,0 +1,29 @@
+"""The server's configuration: one frozen record, from flags, environment, file and defaults.
+
+`schema.py` holds every key; `docs/configuration.md` is made from it. Only this package reads the
+environment.
+"""
+
+from flambeau.config.addresses import Address, parse_address
+from flambeau.config.load import (
+    Environment,
+    config_file,
+    default_cache_dir,
+    load_config,
+)
+from flambeau.config.machine import usable_cores
+from flambeau.config.properties import read_properties
+from flambeau.config.schema import MAX_REQUEST_BYTES, ServerConfig
+
+__all__ = [
+    "MAX_REQUEST_BYTES",
+    "Address",
+    "Environment",
+    "ServerConfig",
+    "config_file",
+    "default_cache_dir",
+    "load_config",
+    "parse_address",
+    "read_properties",
+    "usable_cores",
+]

@@ -1,0 +1,259 @@
+"""Every key that can be set: its type, default, range, unit, meaning and environment variable.
+
+The one schema: the loader reads it, and `docs/configuration.md` is made from it
+(`python -m flambeau.config.reference`). Keys are TorchServe's (contract.md section 3) unless
+marked `own`. Times are in seconds and sizes in bytes unless the unit says otherwise.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from flambeau.config.addresses import Address
+
+INT32_MAX = 2**31 - 1
+INT64_MAX = 2**63 - 1
+MAX_REQUEST_BYTES = 896 * 1024 * 1024
+"""Highest `max_request_size`: what fits into one message to a worker."""
+
+_GRPC = "gRPC is not supported yet"
+_FILE_ONLY = ""
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """What the schema says of a key, beside its type and default.
+
+    `variable` is the environment variable that sets it; None stands for `TS_` and the key in upper
+    case, the empty text for none. `unused` says why the key has no effect, for the warning. A key
+    with `in_file` false comes from the environment only.
+    """
+
+    meaning: str
+    low: float = 0
+    high: float = INT32_MAX
+    unit: str = ""
+    choices: tuple[str, ...] = ()
+    regex: bool = False
+    variable: str | None = None
+    unused: str = ""
+    own: bool = False
+    in_file: bool = True
+
+
+class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that can be set for a server. Times are in seconds, sizes in bytes."""
+
+    inference_address: Annotated[
+        Address,
+        Setting("predictions, explanations, ping: `http://host[:port]` (80) or `unix:/path`"),
+    ] = Address(port=8080)
+    management_address: Annotated[
+        Address,
+        Setting("registering and scaling models; the same address: one listener serves both"),
+    ] = Address(port=8081)
+    metrics_address: Annotated[Address, Setting("the Prometheus endpoint")] = Address(port=8082)
+    cors_allowed_origin: Annotated[
+        str, Setting("value of `Access-Control-Allow-Origin` on every response")
+    ] = ""
+    cors_allowed_methods: Annotated[str, Setting("value of `Access-Control-Allow-Methods`")] = ""
+    cors_allowed_headers: Annotated[str, Setting("value of `Access-Control-Allow-Headers`")] = ""
+    private_key_file: Annotated[Path | None, Setting("key for `https` addresses: PEM")] = None
+    certificate_file: Annotated[Path | None, Setting("certificate chain for `https`: PEM")] = None
+    keystore: Annotated[Path | None, Setting("key and certificate in one file")] = None
+    keystore_pass: Annotated[str, Setting("password of the keystore")] = "changeit"  # noqa: S105  # TorchServe's default
+    keystore_type: Annotated[str, Setting("kind of keystore")] = "PKCS12"
+    max_request_size: Annotated[
+        int, Setting("largest request body; a higher value is lowered to what a worker's message holds",
+                 low=1, unit="bytes")
+    ] = 6553500  # fmt: skip
+    max_response_size: Annotated[
+        int, Setting("largest reply of a worker, for a whole batch", low=1, unit="bytes")
+    ] = 6553500
+
+    grpc_inference_address: Annotated[str, Setting("gRPC inference host", unused=_GRPC)] = (
+        "127.0.0.1"
+    )
+    grpc_inference_port: Annotated[int, Setting("port", high=65535, unused=_GRPC)] = 7070
+    grpc_management_address: Annotated[str, Setting("gRPC management host", unused=_GRPC)] = (
+        "127.0.0.1"
+    )
+    grpc_management_port: Annotated[int, Setting("port", high=65535, unused=_GRPC)] = 7071
+    grpc_inference_max_connection_age_ms: Annotated[
+        int, Setting("connections are closed at this age", high=INT64_MAX, unit="ms", unused=_GRPC)
+    ] = INT64_MAX
+    grpc_inference_max_connection_age_grace_ms: Annotated[
+        int, Setting("grace after that age", high=INT64_MAX, unit="ms", unused=_GRPC)
+    ] = INT64_MAX
+    grpc_management_max_connection_age_ms: Annotated[
+        int, Setting("connections are closed at this age", high=INT64_MAX, unit="ms", unused=_GRPC)
+    ] = INT64_MAX
+    grpc_management_max_connection_age_grace_ms: Annotated[
+        int, Setting("grace after that age", high=INT64_MAX, unit="ms", unused=_GRPC)
+    ] = INT64_MAX
+    enable_grpc_ssl: Annotated[bool, Setting("TLS on both gRPC ports", unused=_GRPC)] = False
+
+    model_store: Annotated[
+        Path | None, Setting("folder that holds the archives (`--model-store`)")
+    ] = None
+    workflow_store: Annotated[
+        Path | None, Setting("folder that holds workflow archives; default: the model store")
+    ] = None
+    load_models: Annotated[
+        tuple[str, ...], Setting("models to load at start: file, name=file, folder, or `all`")
+    ] = ()
+    models: Annotated[
+        dict[str, dict[str, dict[str, object]]],
+        Setting("defaults of single models, JSON: `{name: {version: {batchSize: …}}}`",
+            variable=_FILE_ONLY),
+    ] = {}  # fmt: skip
+    model_snapshot: Annotated[
+        dict[str, object],
+        Setting("a snapshot, JSON: start restores it and ignores load_models", variable=_FILE_ONLY),
+    ] = {}
+    no_config_snapshots: Annotated[
+        bool, Setting("neither read nor write snapshots (`--ncs`)", own=True, variable=_FILE_ONLY)
+    ] = False
+    default_workers_per_model: Annotated[
+        int, Setting("workers of a model that says nothing; 0: GPUs, else cores", high=1024)
+    ] = 0
+    default_response_timeout: Annotated[
+        float, Setting("longest silence of a worker that has requests", low=1, unit="s")
+    ] = 120
+    default_startup_timeout: Annotated[
+        float, Setting("longest time to load a model", low=1, unit="s")
+    ] = 120
+    unregister_model_timeout: Annotated[
+        float, Setting("longest wait for a model's workers to end", unit="s")
+    ] = 120
+    job_queue_size: Annotated[
+        int, Setting("waiting requests per model version; more are refused", low=1)
+    ] = 100
+    default_service_handler: Annotated[str, Setting("handler of archives that name none")] = ""
+    service_envelope: Annotated[
+        str, Setting("form of request bodies", choices=("", "body", "json", "kserve", "kservev2"))
+    ] = ""
+    decode_input_request: Annotated[
+        bool, Setting("decode JSON and text bodies; false: handlers get bytes")
+    ] = True
+    limit_max_image_pixels: Annotated[
+        bool, Setting("keep Pillow's limit on image sizes in vision handlers")
+    ] = True
+    ts_header_key_sequence_id: Annotated[
+        str, Setting("header that names a request's sequence", variable="TS_HEADER_KEY_SEQUENCE_ID")
+    ] = "ts_request_sequence_id"
+    ts_header_key_sequence_start: Annotated[
+        str, Setting("header that opens a sequence", variable="TS_HEADER_KEY_SEQUENCE_START")
+    ] = "ts_request_sequence_start"
+    ts_header_key_sequence_end: Annotated[
+        str, Setting("header that closes a sequence", variable="TS_HEADER_KEY_SEQUENCE_END")
+    ] = "ts_request_sequence_end"
+    ts_open_inference_protocol: Annotated[
+        bool,
+        Setting("serve the Open Inference Protocol; the variable, with value `oip`, needs no switch",
+            variable="TS_OPEN_INFERENCE_PROTOCOL"),
+    ] = False  # fmt: skip
+
+    number_of_gpu: Annotated[int, Setting("use at most this many GPUs; -1: all", low=-1)] = -1
+    initial_worker_port: Annotated[
+        int, Setting("number of the first worker, in log lines; no port is opened", high=65535)
+    ] = 9000
+    initial_distribution_port: Annotated[
+        int, Setting("first rendezvous port of workers with several ranks", low=1, high=65535)
+    ] = 29500
+    python: Annotated[
+        str, Setting("interpreter of workers; empty: the server's own", variable=_FILE_ONLY)
+    ] = ""
+    install_py_dep_per_model: Annotated[
+        bool, Setting("install an archive's requirements file when it is registered")
+    ] = False
+    blacklist_env_vars: Annotated[
+        str, Setting("variables whose full name matches are kept from workers", regex=True)
+    ] = ""
+    ipex_enable: Annotated[bool, Setting("handed to workers as `TS_IPEX_ENABLE`")] = False
+    ipex_gpu_enable: Annotated[bool, Setting("handed to workers as `TS_IPEX_GPU_ENABLE`")] = False
+    preload: Annotated[
+        tuple[str, ...],
+        Setting("modules imported once, before workers are forked; empty: none", own=True),
+    ] = ("flambeau.handlers.preload",)
+
+    enable_model_api: Annotated[
+        bool, Setting("let clients register and unregister models (`--enable-model-api`)")
+    ] = False
+    disable_token_authorization: Annotated[
+        bool, Setting("no tokens are asked for (`--disable-token-auth`)")
+    ] = False
+    token_expiration_min: Annotated[
+        float, Setting("life of a token", unit="minutes", variable="TS_TOKEN_EXPIRATION_TIME_MIN")
+    ] = 60
+    allowed_urls: Annotated[
+        tuple[str, ...],
+        Setting("patterns of the addresses that archives may be fetched from; empty: the store only",
+            regex=True),
+    ] = ()  # fmt: skip
+    use_env_allowed_urls: Annotated[
+        bool, Setting("let `TS_ALLOWED_URLS` replace allowed_urls", variable=_FILE_ONLY)
+    ] = False
+    enable_envvars_config: Annotated[
+        bool, Setting("let environment variables override keys", variable=_FILE_ONLY)
+    ] = False
+
+    enable_metrics_api: Annotated[bool, Setting("serve metrics_address")] = True
+    metrics_mode: Annotated[
+        str, Setting("where metrics go", choices=("log", "prometheus", "legacy"))
+    ] = "log"
+    metrics_config: Annotated[Path | None, Setting("a metrics.yaml; default: the built-in one")] = (
+        None
+    )
+    model_metrics_auto_detect: Annotated[
+        bool, Setting("accept handlers' metrics that metrics_config does not list")
+    ] = False
+    disable_system_metrics: Annotated[bool, Setting("do not sample CPU, memory, disk and GPU")] = (
+        False
+    )
+    metric_time_interval: Annotated[
+        int, Setting("time between two samples", low=1, unit="s", variable=_FILE_ONLY)
+    ] = 60
+    system_metrics_cmd: Annotated[
+        str, Setting("command that samples the system instead of ours", variable=_FILE_ONLY)
+    ] = ""
+    log_location: Annotated[
+        Path | None, Setting("folder of the log files", variable="LOG_LOCATION", in_file=False)
+    ] = None
+    metrics_location: Annotated[
+        Path | None, Setting("folder of metric logs", variable="METRICS_LOCATION", in_file=False)
+    ] = None
+    sm_telemetry_log: Annotated[
+        bool, Setting("any value: telemetry lines", variable="SM_TELEMETRY_LOG", in_file=False)
+    ] = False
+    cache_dir: Annotated[
+        Path,
+        Setting("unpacked archives, prepared models, environments; default: below `TEMP` if set,"
+            " else `~/.cache/flambeau`", variable="FLAMBEAU_CACHE", in_file=False, own=True),
+    ] = Path()  # fmt: skip
+    notes: tuple[str, ...] = ()
+
+
+IGNORED: dict[str, str] = dict.fromkeys(
+    [
+        "number_of_netty_threads",
+        "netty_client_threads",
+        "prefer_direct_buffer",
+        "use_native_io",
+        "io_ratio",
+        "vmargs",
+        "plugins_path",
+        "async_logging",
+        "debug",
+    ],
+    "for TorchServe's JVM only",
+) | {
+    "cpp_log_config": "for TorchServe's C++ workers only",
+    "cpu_launcher_enable": "workers are forked, not launched by torch.backends.xeon",
+    "cpu_launcher_args": "workers are forked, not launched by torch.backends.xeon",
+    "model_server_home": "Flambeau is found where it is installed",
+}
+"""Keys of TorchServe's that can have no effect here, and why."""
+
+SILENT = frozenset(["version", "tsConfigFile"])
+"""What TorchServe writes into a snapshot file and nobody sets."""
