@@ -34,7 +34,6 @@ from flambeau.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
-FIRST_WORKER_NUMBER = 9000
 GRACE_SECONDS = 30.0
 
 
@@ -47,7 +46,10 @@ class Core:
         self.registry = Registry()
         self.zygote = Zygote(config.preload)
         host = Host(
-            self.zygote, self.metrics, usable_cores(), itertools.count(FIRST_WORKER_NUMBER).__next__
+            self.zygote,
+            self.metrics,
+            usable_cores(),
+            itertools.count(config.initial_worker_port).__next__,
         )
         store = ModelStore(config.model_store or config.cache_dir, config.cache_dir / "archives")
         self.management = Management(self.registry, store, config, host)

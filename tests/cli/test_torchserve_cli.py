@@ -197,8 +197,8 @@ def test_a_background_server_s_life(place: Place) -> None:
     server_log = place.log("ts_log.log")
     assert "Model server started." in server_log
     assert "Model server stopped." in server_log
-    assert "ignored, for TorchServe's JVM only: vmargs" in server_log
-    assert "not known or not supported yet: foo" in server_log
+    assert "ignored (for TorchServe's JVM only): vmargs" in server_log
+    assert "ignored (not a known key): foo" in server_log
     assert (place.root / "logs" / "model_log.log").exists()
 
 

@@ -4,7 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from flambeau.config import Address, config_file, load_config, parse_address, read_properties
+from flambeau.config import (
+    MAX_REQUEST_BYTES,
+    Address,
+    config_file,
+    load_config,
+    parse_address,
+    read_properties,
+)
 from flambeau.errors import ConfigError
 
 
@@ -93,6 +100,13 @@ def test_the_file_is_a_java_properties_file(
         ("inference_address=http://h:99999", ["http://h:99999", "http://host:port"]),
         ("management_address=unix:", ["management_address=unix:", "unix:/path"]),
         ("metrics_address=https://h", ["metrics_address=https://h", "TLS proxy"]),
+        ("allowed_urls=https://a/.*,http://[", ["allowed_urls=http://[", "regular expression"]),
+        ("blacklist_env_vars=(", ["blacklist_env_vars=(", "regular expression"]),
+        ("metrics_mode=csv", ["metrics_mode=csv", "one of log, prometheus, legacy"]),
+        ("service_envelope=xml", ["service_envelope=xml", "one of body, json, kserve, kservev2"]),
+        ("token_expiration_min=soon", ["token_expiration_min=soon", "a number"]),
+        ("grpc_inference_port=70700", ["grpc_inference_port=70700", "from 0 to 65535"]),
+        ("model_snapshot=x", ["model_snapshot", "a JSON object"]),
         ("model_store=$$NOT_SET$$", ["model_store", "$$NOT_SET$$"]),
         ("models={", ["models", '{"name"']),
         ('models={"a": 1}', ["models", '{"name"']),
@@ -108,13 +122,147 @@ def test_a_wrong_value_is_one_clear_error(tmp_path: Path, line: str, parts: list
         assert part in raised.value.message
 
 
-def test_ignored_keys_are_told_in_one_note_each_kind(tmp_path: Path) -> None:
-    """One for those of the JVM, one for those that are not known."""
+def test_ignored_keys_are_told_in_one_note_each_reason(tmp_path: Path) -> None:
+    """The JVM's, gRPC's only where they are set, and last those that are not known."""
     text = "vmargs=-Xmx1g\nnumber_of_netty_threads=4\nfoo=1\nbar=2\njob_queue_size=3\npreload=\n"
-    jvm, unknown = load_config(properties(tmp_path, text), {}, {}).notes
+    text += "grpc_inference_port=7070\ndebug=false\nversion=0.12.0\nenable_grpc_ssl=false\n"
+    grpc, jvm, unknown = load_config(properties(tmp_path, text), {}, {}).notes
+    assert "gRPC is not supported yet" in grpc
+    assert grpc.endswith(": grpc_inference_port")
     assert "JVM" in jvm
-    assert "number_of_netty_threads, vmargs" in jvm
-    assert "bar, foo" in unknown
+    assert jvm.endswith(": number_of_netty_threads, vmargs")
+    assert unknown.endswith(": bar, foo")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"),
+    [
+        ("default_worker_per_model", "default_workers_per_model"),
+        ("max_requst_size", "max_request_size"),
+        ("Job_Queue_Size", "job_queue_size"),
+        ("vmarg", "vmargs"),
+    ],
+)
+def test_a_misspelt_key_is_told_with_the_one_that_was_meant(
+    tmp_path: Path, wrong: str, meant: str
+) -> None:
+    """TorchServe ignores it in silence."""
+    (note,) = load_config(properties(tmp_path, f"{wrong}=1"), {}, {}).notes
+    assert f"{wrong} (did you mean {meant}?)" in note
+
+
+def test_variables_that_nobody_listens_to_are_told(tmp_path: Path) -> None:
+    """The switch that is missing is named, and `TS_ALLOWED_URLS` needs one more (section 2.5)."""
+    env = {"TS_JOB_QUEUE_SIZE": "9", "TS_ALLOWED_URLS": "https://a/.*", "TS_ELSE": "1"}
+    config = load_config(properties(tmp_path, ""), {}, env)
+    (note,) = config.notes
+    assert "TS_ALLOWED_URLS, TS_JOB_QUEUE_SIZE" in note
+    assert "enable_envvars_config=true" in note
+    config = load_config(properties(tmp_path, "enable_envvars_config=true"), {}, env)
+    (note,) = config.notes
+    assert (config.job_queue_size, config.allowed_urls) == (9, ())
+    assert ": TS_ALLOWED_URLS;" in note
+    assert "use_env_allowed_urls=true" in note
+    both = "enable_envvars_config=true\nuse_env_allowed_urls=TRUE\nallowed_urls=file://.*"
+    config = load_config(properties(tmp_path, both), {}, env)
+    assert config.allowed_urls == ("https://a/.*",)
+    assert config.notes == ()
+
+
+def test_every_variable_that_torchserve_has_is_heard(tmp_path: Path) -> None:
+    """Odd names are kept, and what TorchServe does not let be set cannot be (section 2.5)."""
+    file = properties(tmp_path, "enable_envvars_config=true")
+    env = {
+        "TS_TOKEN_EXPIRATION_TIME_MIN": "0.5",
+        "TS_HEADER_KEY_SEQUENCE_ID": "s-id",
+        "TS_HEADER_KEY_SEQUENCE_START": "s-start",
+        "TS_HEADER_KEY_SEQUENCE_END": "s-end",
+        "TS_DISABLE_TOKEN_AUTHORIZATION": "true",
+        "TS_ENABLE_MODEL_API": "true",
+        "TS_DEFAULT_WORKERS_PER_MODEL": "3",
+        "TS_SERVICE_ENVELOPE": "kserve",
+        "TS_METRICS_MODE": " Prometheus ",
+        "TS_INFERENCE_ADDRESS": "http://127.0.0.1:1",
+        # not settable
+        "TS_MODEL_SNAPSHOT": "{}",
+        "TS_METRIC_TIME_INTERVAL": "1",
+        "TS_SYSTEM_METRICS_CMD": "x",
+        "TS_PYTHON": "x",
+        "TS_NO_CONFIG_SNAPSHOTS": "true",
+    }
+    config = load_config(file, {}, env)
+    assert config.token_expiration_min == 0.5
+    keys = ("id", "start", "end")
+    assert [getattr(config, f"ts_header_key_sequence_{key}") for key in keys] == [
+        "s-id", "s-start", "s-end"
+    ]  # fmt: skip
+    assert config.disable_token_authorization
+    assert config.enable_model_api
+    assert config.default_workers_per_model == 3
+    assert (config.service_envelope, config.metrics_mode) == ("kserve", "prometheus")
+    assert config.inference_address.port == 1
+    assert config.metric_time_interval == 60
+    assert (config.system_metrics_cmd, config.python) == ("", "")
+    assert not config.no_config_snapshots
+
+
+def test_the_open_inference_variable_needs_no_switch(tmp_path: Path) -> None:
+    """`oip` turns it on, any other text off, even where the file says true (section 2.6)."""
+    file = properties(tmp_path, "ts_open_inference_protocol=true")
+
+    def on(path: Path | None, value: str) -> bool:
+        return load_config(path, {}, {"TS_OPEN_INFERENCE_PROTOCOL": value}
+        ).ts_open_inference_protocol  # fmt: skip
+
+    assert [on(None, "oip"), on(None, "true"), on(file, ""), on(file, "no")] == [
+        True, False, True, False
+    ]  # fmt: skip
+
+
+def test_where_logs_and_unpacked_models_go(tmp_path: Path) -> None:
+    """`LOG_LOCATION`, `METRICS_LOCATION`, `TEMP` (section 2.6)."""
+    config = load_config(None, {}, {"HOME": "/h"})
+    assert (str(config.log_location), str(config.metrics_location)) == ("logs", "logs")
+    env = {"LOG_LOCATION": "/l", "METRICS_LOCATION": "/m", "TEMP": str(tmp_path)}
+    config = load_config(None, {}, env)
+    assert (str(config.log_location), str(config.metrics_location)) == ("/l", "/m")
+    assert config.cache_dir == tmp_path / "flambeau"
+    assert load_config(None, {}, env | {"FLAMBEAU_CACHE": "/c"}).cache_dir == Path("/c")
+    with pytest.raises(ConfigError, match="Invalid temp directory: /nowhere, please check TEMP"):
+        load_config(None, {}, {"TEMP": "/nowhere"})
+
+
+def test_a_request_size_beyond_ours_is_lowered(tmp_path: Path) -> None:
+    """TorchServe takes up to 2147483647; such a file must still start the server."""
+    config = load_config(properties(tmp_path, "max_request_size=2147483647"), {}, {})
+    assert config.max_request_size == MAX_REQUEST_BYTES
+    (note,) = config.notes
+    assert note.startswith(f"max_request_size=2147483647 is lowered to {MAX_REQUEST_BYTES}")
+
+
+def test_toml_holds_the_same_keys(tmp_path: Path) -> None:
+    """With TOML's types; in place of config.properties, or beside it, where it wins."""
+    own = tmp_path / "flambeau.toml"
+    own.write_text(
+        'job_queue_size = 7\nenable_model_api = true\nload_models = ["a.mar", "b"]\n'
+        'model_store = "$$HERE$$"\ndefault_startup_timeout = 2.5\n'
+        '[models.m."1.0"]\nbatchSize = 4\n'
+    )
+    config = load_config(own, {}, {"HERE": "/here"})
+    assert (config.job_queue_size, config.enable_model_api) == (7, True)
+    assert config.load_models == ("a.mar", "b")
+    assert config.model_store == Path("/here")
+    assert config.default_startup_timeout == 2.5
+    assert config.models == {"m": {"1.0": {"batchSize": 4}}}
+    file = properties(tmp_path, "job_queue_size=1\nmax_request_size=2\n")
+    config = load_config(file, {}, {"HERE": "/here"})
+    assert (config.job_queue_size, config.max_request_size) == (7, 2)
+    own.write_text("job_queue_size = true")
+    with pytest.raises(ConfigError, match="job_queue_size=true: expected a whole number"):
+        load_config(own, {}, {})
+    own.write_text("job_queue_size = ")
+    with pytest.raises(ConfigError, match=r"flambeau\.toml cannot be read: Invalid value"):
+        load_config(own, {}, {})
 
 
 def test_values_take_their_types(tmp_path: Path) -> None:
@@ -156,6 +304,8 @@ def test_which_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     two.touch()
     assert config_file(str(one), {"TS_CONFIG_FILE": str(two)}) == two
     assert config_file(str(one), {}) == one
+    (tmp_path / "flambeau.toml").touch()
+    assert config_file(None, {}) == Path("flambeau.toml")
     properties(tmp_path, "")
     assert config_file(None, {}) == Path("config.properties")
     with pytest.raises(ConfigError, match="--ts-config file not found: nowhere"):

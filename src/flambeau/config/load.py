@@ -169,9 +169,11 @@ def _value(key: str, text: str) -> object:
     if kind in (int, float):
         return _number(key, text)
     value = _PARSERS[kind](text) if kind in _PARSERS else _json(key, text)
-    if setting.choices and value not in setting.choices:
-        allowed = ", ".join(choice for choice in setting.choices if choice)
-        raise _wrong(key, text, f"one of {allowed}")
+    if setting.choices:
+        value = text.lower()
+        if value not in setting.choices:
+            allowed = ", ".join(choice for choice in setting.choices if choice)
+            raise _wrong(key, text, f"one of {allowed}")
     if setting.regex:
         _check_patterns(key, value)
     return value
@@ -251,11 +253,11 @@ def _notes(properties: Mapping[str, str]) -> list[str]:
     """One line for each reason why keys of the file have no effect, unknown keys last."""
     reasons: dict[str, list[str]] = {}
     known = {key for key, (_, setting) in SCHEMA.items() if setting.in_file}
-    for key in sorted(properties.keys() - SILENT):
+    for key in sorted(key for key, text in properties.items() if text not in ("", "false")):
         if key in known:
             reason, named = SCHEMA[key][1].unused, key
-        elif key in IGNORED:
-            reason, named = IGNORED[key], key
+        elif key in IGNORED or key in SILENT:
+            reason, named = IGNORED.get(key, ""), key
         else:
             near = difflib.get_close_matches(key, [*known, *IGNORED], n=1, cutoff=0.75)
             reason, named = _UNKNOWN, key + (f" (did you mean {near[0]}?)" if near else "")
