@@ -156,22 +156,22 @@ def _describe(model: ServedModel) -> dict[str, object]:
         "startupTimeout": int(options.startup_timeout),
         "maxRetryTimeoutInSec": options.max_retry_timeout,
         "clientTimeoutInMills": int(options.client_timeout * 1000),
-        "parallelType": "",
-        "parallelLevel": 0,
+        "parallelType": options.parallel_type,
+        "parallelLevel": options.parallel_level,
         "deviceType": "gpu" if options.gpus else "cpu",
     }
     if options.device_ids is not None:
         document["deviceIds"] = options.device_ids
-    document |= dict.fromkeys(("continuousBatching", "useJobTicket", "useVenv", "stateful"), False)
-    document |= dict.fromkeys(
-        (
-            "sequenceMaxIdleMSec",
-            "sequenceTimeoutMSec",
-            "maxNumSequence",
-            "maxSequenceJobQueueSize",
-        ),
-        0,
-    )
+    document |= {
+        "continuousBatching": options.continuous_batching,
+        "useJobTicket": options.use_job_ticket,
+        "useVenv": options.use_venv,
+        "stateful": options.sequences.on,
+        "sequenceMaxIdleMSec": options.sequences.max_idle_ms,
+        "sequenceTimeoutMSec": options.sequences.timeout_ms,
+        "maxNumSequence": options.sequences.max_number,
+        "maxSequenceJobQueueSize": options.sequences.queue_size,
+    }
     document["loadedAtStartup"] = model.registration.at_startup
     document["workers"] = [_worker(slot) for slot in model.pool.active()]
     document["jobQueueStatus"] = {

@@ -14,11 +14,8 @@ from flambeau.archive.store import ModelStore, OpenedArchive, check_name, defaul
 from flambeau.config import ServerConfig
 from flambeau.errors import ErrorKind, FlambeauError, LoadError
 from flambeau.ipc.messages import Load
-from flambeau.serving.options import (
-    Registration,
-    read_model_yaml,
-    resolve_options,
-)
+from flambeau.serving.model_yaml import read_model_yaml
+from flambeau.serving.options import Registration, resolve_options
 from flambeau.serving.registry import Registry
 from flambeau.serving.served_model import Host, ServedModel
 from flambeau.supervisor.zygote import may_have_gpus

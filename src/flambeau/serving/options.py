@@ -6,40 +6,18 @@ counts. There, an archive with any yaml got time-outs of 120 s that beat every o
 
 import logging
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TypeVar
 
 import msgspec
 
-from flambeau.archive.yaml_config import read_yaml
 from flambeau.config import ServerConfig
+from flambeau.serving.model_yaml import ModelYaml
 from flambeau.types import ModelKey
 
 logger = logging.getLogger(__name__)
 
-Int32 = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
-
-
-class ModelYaml(msgspec.Struct, frozen=True, rename="camel"):
-    """The server's keys of `model-config.yaml` (section 4.1); None where the file is silent."""
-
-    min_workers: Int32 | None = None
-    max_workers: Int32 | None = None
-    batch_size: Int32 | None = None
-    max_batch_delay: Int32 | None = None
-    response_timeout: Int32 | None = None
-    startup_timeout: Int32 | None = None
-    device_type: str | None = None
-    device_ids: list[Int32] | None = None
-    max_retry_timeout_in_sec: Int32 | None = None
-    client_timeout_in_mills: Int32 | None = None
-    job_queue_size: Int32 | None = None
-
-    def workers(self) -> tuple[int, int] | None:
-        """Minimum and maximum, where they are a valid pair."""
-        low = max(self.min_workers, 1) if self.min_workers is not None else 0
-        high = self.max_workers if self.max_workers is not None else low
-        return (low, high) if low > 0 and high >= low else None
+DEFAULT_IDLE_MS = 60_000
+"""When an idle sequence is closed, for a yaml that batches by sequence and does not say it."""
 
 
 class Registration(msgspec.Struct, frozen=True):
@@ -59,6 +37,19 @@ class Registration(msgspec.Struct, frozen=True):
     at_startup: bool = False
 
 
+class SequenceOptions(msgspec.Struct, frozen=True):
+    """Limits of a stateful model's sequences (section 5.11). Times in milliseconds.
+
+    All numbers are 0 where the yaml has no `sequenceMaxIdleMSec` and does not batch by sequence.
+    """
+
+    on: bool = False
+    max_idle_ms: int = 0
+    timeout_ms: int = 0
+    max_number: int = 0
+    queue_size: int = 0
+
+
 class ModelOptions(msgspec.Struct, frozen=True):
     """The settings in force for one model. Times in seconds, `max_batch_delay` in milliseconds.
 
@@ -76,27 +67,13 @@ class ModelOptions(msgspec.Struct, frozen=True):
     max_retry_timeout: int
     gpus: tuple[int, ...]
     device_ids: list[int] | None
-
-
-def read_model_yaml(model_dir: Path, config_file: str) -> ModelYaml:
-    """Read the server's keys from the archive's yaml. A wrong type warns and is ignored.
-
-    Raises `ArchiveError` for a file that is no mapping. Not for an event loop: it may take seconds.
-    """
-    if not config_file:
-        return ModelYaml()
-    document = read_yaml(model_dir / config_file)
-    values: dict[str, object] = {}
-    for field in msgspec.structs.fields(ModelYaml):
-        if field.encode_name not in document:
-            continue
-        try:
-            value = document[field.encode_name]
-            msgspec.convert({field.encode_name: value}, ModelYaml)
-            values[field.encode_name] = value
-        except msgspec.ValidationError as error:
-            logger.warning("%s: %s is ignored: %s", config_file, field.encode_name, error)
-    return msgspec.convert(values, ModelYaml)
+    use_job_ticket: bool = False
+    continuous_batching: bool = False
+    asynchronous: bool = False
+    sequences: SequenceOptions = SequenceOptions()
+    use_venv: bool = False
+    parallel_type: str = ""
+    parallel_level: int = 0
 
 
 def resolve_options(
@@ -107,6 +84,7 @@ def resolve_options(
     visible_gpus: int,
 ) -> ModelOptions:
     """Merge all sources for one model."""
+    asynchronous = bool(from_yaml.async_communication)
     preset = config.models.get(key.name, {}).get(key.version, {})
     gpus = _gpus(from_yaml, config, visible_gpus)
     low, high = _workers(registration, from_yaml, preset, config, len(gpus))
@@ -139,6 +117,27 @@ def resolve_options(
         max_retry_timeout=_first_set(from_yaml.max_retry_timeout_in_sec, 300),
         gpus=gpus,
         device_ids=from_yaml.device_ids,
+        use_job_ticket=bool(from_yaml.use_job_ticket),
+        continuous_batching=bool(from_yaml.continuous_batching) and not asynchronous,
+        asynchronous=asynchronous,
+        sequences=_sequences(from_yaml),
+        use_venv=bool(from_yaml.use_venv),
+        parallel_type=from_yaml.parallel_type or "",
+        parallel_level=(from_yaml.parallel_level or 0) if from_yaml.parallel_type else 0,
+    )
+
+
+def _sequences(from_yaml: ModelYaml) -> SequenceOptions:
+    on = bool(from_yaml.sequence_batching)
+    idle = from_yaml.sequence_max_idle_m_sec or (DEFAULT_IDLE_MS if on else 0)
+    if not idle:
+        return SequenceOptions()
+    return SequenceOptions(
+        on,
+        idle,
+        from_yaml.sequence_timeout_m_sec or 0,
+        from_yaml.max_num_sequence or 1,
+        from_yaml.max_sequence_job_queue_size or 1,
     )
 
 
