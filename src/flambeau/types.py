@@ -58,3 +58,42 @@ class Chunk(msgspec.Struct, frozen=True, array_like=True):
     reason: str = ""
     content_type: str = ""
     headers: dict[str, str] = {}
+
+
+MetricKind = Literal["counter", "gauge", "histogram"]
+
+
+class MetricSpec(msgspec.Struct, frozen=True, array_like=True):
+    """What a metric is: `dimensions` are the names of its labels, without the host's."""
+
+    name: str
+    unit: str
+    kind: MetricKind
+    dimensions: tuple[str, ...] = ()
+
+
+class MetricSample(msgspec.Struct, frozen=True, array_like=True):
+    """One value that a handler reported. `dimensions` are names and values, without the host's.
+
+    `request_id` joins the ids of several requests by commas; "" where there is none.
+    """
+
+    name: str
+    value: float
+    unit: str
+    kind: MetricKind
+    dimensions: list[tuple[str, str]]
+    request_id: str = ""
+
+
+class Phases(msgspec.Struct, frozen=True, array_like=True):
+    """Where the time of one batch of a native handler went, in seconds, and its tokens.
+
+    `tokens` were read and generated; `padding` tokens were computed for nothing.
+    """
+
+    tokenise: float
+    compute: float
+    postprocess: float
+    tokens: int
+    padding: int

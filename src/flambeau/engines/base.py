@@ -74,9 +74,13 @@ class Generated(msgspec.Struct, frozen=True):
 
 
 class Engine(Protocol):
-    """Loads one model on construction and runs it. Not thread-safe."""
+    """Loads one model on construction and runs it. Not thread-safe.
+
+    `padding` counts the tokens that were computed only to make rows equally long.
+    """
 
     device: str
+    padding: int
 
     def __init__(self, source: ModelSource) -> None:
         """Load the model. Raises `LoadError` with the real cause."""
@@ -139,6 +143,12 @@ def pad_rows(
         else:
             target[: len(row)] = row
     return padded
+
+
+def count_padding(rows: Sequence[TokenSequence], width: int = 0) -> int:
+    """Tokens that `pad_rows` adds."""
+    lengths = [len(row) for row in rows]
+    return max(width, max(lengths)) * len(lengths) - sum(lengths)
 
 
 def row_mask(

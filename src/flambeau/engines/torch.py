@@ -28,6 +28,7 @@ from flambeau.engines.base import (
     ModelSource,
     Outputs,
     TokenSequence,
+    count_padding,
     forward_in_groups,
     generate_in_groups,
     pad_rows,
@@ -62,6 +63,7 @@ class Engine:
     def __init__(self, source: ModelSource) -> None:
         self._source = source
         self.device = pick_device(source.gpu, cuda_available=torch.cuda.is_available())
+        self.padding = 0
         self._limits = CPU_LIMITS if self.device == "cpu" else GPU_LIMITS
         self._model = _load_model(source, self.device)
         if self._model.config.pad_token_id is None:
@@ -115,6 +117,7 @@ class Engine:
 
     def _tensors(self, rows: list[TokenSequence], *, left: bool) -> dict[str, torch.Tensor]:
         ids = [row.ids for row in rows]
+        self.padding += count_padding(rows)
         return {
             "input_ids": torch.from_numpy(pad_rows(ids, self._source.pad_id or 0, left=left)).to(
                 self.device

@@ -27,6 +27,7 @@ from flambeau.engines.base import (
     ModelSource,
     Outputs,
     TokenSequence,
+    count_padding,
     forward_in_groups,
     generate_in_groups,
     pad_rows,
@@ -52,6 +53,7 @@ class Engine:
     def __init__(self, source: ModelSource) -> None:
         self._source = source
         self.device = pick_device(source.gpu, cuda_available=torch.cuda.is_available())
+        self.padding = 0
         self._limits = CPU_LIMITS if self.device == "cpu" else GPU_LIMITS
         self._model = self._load()
         self._fixed_width = 0 if self._takes_any_shape() else source.max_length
@@ -100,6 +102,7 @@ class Engine:
             ) from error
 
     def _forward_rows(self, rows: list[TokenSequence]) -> dict[str, npt.NDArray[np.float32]]:
+        self.padding += count_padding(rows, self._fixed_width)
         tensors = self._run([row.ids for row in rows], width=self._fixed_width)
         # A traced model may give more than the task needs, such as a cache.
         named = zip(self._source.outputs, tensors, strict=False)
@@ -134,6 +137,7 @@ class Engine:
         self, rows: list[TokenSequence], settings: GenerationSettings
     ) -> list[Generated]:
         """Append token after token. Rows are padded on the right, so that positions hold."""
+        self.padding += count_padding(rows, self._fixed_width)
         generator = torch.Generator()
         if settings.seed is None:
             generator.seed()

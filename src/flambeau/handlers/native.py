@@ -5,6 +5,7 @@ that item's own error; its neighbours are answered.
 """
 
 import logging
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -32,7 +33,7 @@ from flambeau.tasks.base import (
     Inputs,
     TextInput,
 )
-from flambeau.types import JsonValue, OutputShape
+from flambeau.types import JsonValue, OutputShape, Phases
 
 logger = logging.getLogger(__name__)
 
@@ -118,6 +119,7 @@ class TransformersHandler:
         if default_output is not None:
             self.default_output = default_output
         self.initialized = False
+        self._phases: list[Phases] = []
 
     def initialize(self, context: HandlerContext) -> None:
         """Load the archive's model and run its task's example once.
@@ -143,6 +145,11 @@ class TransformersHandler:
             "max_length": str(self._model.tokenizer.max_length),
             "device": self._model.engine.device,
         }
+
+    def take_phases(self) -> list[Phases]:
+        """Where the time of the batches since the last call went."""
+        taken, self._phases = self._phases, []
+        return taken
 
     def handle(self, data: Sequence[object], context: HandlerContext) -> list[object]:
         """Answer each row of a batch; a `PredictionError` stands for a row without an answer."""
@@ -186,6 +193,7 @@ class TransformersHandler:
 
     def _answer(self, requests: Sequence[_Request]) -> list[list[_Answer] | PredictionError]:
         """Tokenise all entries at once, run them at once, and sort the answers by request."""
+        started = time.monotonic()
         entries = [entry for request in requests for entry in request.inputs.entries]
         encodings = iter(self._model.tokenizer.encode(entries))
         planned = [
@@ -193,7 +201,22 @@ class TransformersHandler:
             for request in requests
         ]
         jobs = [job for plan in planned if not isinstance(plan, PredictionError) for job in plan]
-        answers = iter(self._run_jobs(jobs))
+        tokenised, padding = time.monotonic(), self._model.engine.padding
+        made = self._compute(jobs)
+        computed = time.monotonic()
+        done = [self._finish(job, one) for job, one in zip(jobs, made, strict=True)]
+        if jobs:
+            tokens = sum(len(job.encoding.ids) for job in jobs)
+            tokens += sum(len(one.ids) for one in made if isinstance(one, Generated))
+            phases = Phases(
+                tokenised - started,
+                computed - tokenised,
+                time.monotonic() - computed,
+                tokens,
+                self._model.engine.padding - padding,
+            )
+            self._phases.append(phases)
+        answers = iter(done)
         return [
             plan if isinstance(plan, PredictionError) else _unless_one_failed(answers, len(plan))
             for plan in planned
@@ -227,22 +250,27 @@ class TransformersHandler:
             return read + self._generation_settings(task, job).max_new_tokens
         return read
 
-    def _run_jobs(self, jobs: Sequence[_Job]) -> list[_Answer | PredictionError]:
+    def _compute(self, jobs: Sequence[_Job]) -> Sequence[Generated | Outputs | PredictionError]:
+        """Run the model over all jobs."""
         task = self._model.task
         if isinstance(task, GenerationTask):
-            generated = run_isolated(lambda part: self._generate(task, part), jobs)
-            return [
-                made if isinstance(made, PredictionError) else self._continue(task, job, made)
-                for job, made in zip(jobs, generated, strict=True)
-            ]
-        assert isinstance(task, ForwardTask)
-        outputs = run_isolated(
+            return run_isolated(lambda part: self._generate(task, part), jobs)
+        return run_isolated(
             lambda part: self._model.engine.forward([job.sequence for job in part]), jobs
         )
-        return [
-            made if isinstance(made, PredictionError) else _postprocess(task, job, made)
-            for job, made in zip(jobs, outputs, strict=True)
-        ]
+
+    def _finish(
+        self, job: _Job, made: Generated | Outputs | PredictionError
+    ) -> _Answer | PredictionError:
+        """One job's answer from what the model made of it."""
+        task = self._model.task
+        if isinstance(made, PredictionError):
+            return made
+        if isinstance(made, Generated):
+            assert isinstance(task, GenerationTask)
+            return self._continue(task, job, made)
+        assert isinstance(task, ForwardTask)
+        return _postprocess(task, job, made)
 
     def _generate(self, task: GenerationTask, jobs: Sequence[_Job]) -> list[Generated]:
         return generate(

@@ -32,9 +32,10 @@ from flambeau.handlers.ts import __version__ as ts_version
 from flambeau.handlers.ts.alias import install_ts
 from flambeau.handlers.ts.context import Context, RequestProcessor
 from flambeau.handlers.ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
-from flambeau.handlers.ts.service import PREDICTION_METRIC
-from flambeau.ipc.messages import Load
-from flambeau.types import Chunk, InferenceRequest, OutputShape
+from flambeau.handlers.ts.metrics.metric_type_enum import MetricTypes
+from flambeau.handlers.ts.service import PREDICTION_METRIC, feed_metrics_to
+from flambeau.ipc.messages import Load, Measured
+from flambeau.types import Chunk, InferenceRequest, MetricSample, OutputShape
 
 __all__ = ["Emit", "Runner"]
 
@@ -48,17 +49,18 @@ class Runner:
     """A model's handler, loaded.
 
     `info` says how the model is served; `default_batch_size` is what a native handler would like
-    where nobody set a batch size, None for users' own; `context` is the handler's, with the
-    metrics that it reports.
+    where nobody set a batch size, None for users' own; `context` is the handler's.
     """
 
     def __init__(self, entry: Entry, context: Context, decode: bool, mode: str) -> None:
         self.context = context
         self.info = {"handler": mode}
         self.default_batch_size: int | None = None
+        self._native: Any = None
         if _is_native(entry.instance):
             self.info = {"handler": mode, **entry.instance.info()}
             self.default_batch_size = entry.instance.default_batch_size
+            self._native = entry.instance
         self._call = entry.call
         self._decode = decode
 
@@ -84,6 +86,10 @@ class Runner:
         config = _read_model_config(model_dir, manifest)
         metrics = MetricsCacheYamlImpl(load.name)
         metrics.set_request_ids(str(uuid.uuid4()))
+        for spec in load.metrics:
+            kind = MetricTypes(spec.kind)
+            metrics.add_metric_to_cache(spec.name, spec.unit, spec.dimensions, kind)
+        feed_metrics_to(metrics)
         context = Context(
             load.name,
             str(model_dir),
@@ -130,10 +136,26 @@ class Runner:
             _logger.warning("The handler failed on a batch of %d.", len(items), exc_info=error)
             answers.fail(batch_failure(error))
         else:
-            context.metrics.add_time(PREDICTION_METRIC, (time.monotonic() - started) * 1000)
+            self._add_times((time.monotonic() - started) * 1000)
             answers.finish(bodies)
         finally:
             context.chunk_sink = None
+
+    def measured(self) -> Measured | None:
+        """What the handler has reported since the last call, None for nothing."""
+        phases = self._native.take_phases() if self._native is not None else []
+        samples = [
+            MetricSample(one.name, one.value, one.unit, one.metric_type.value, [*one.dimensions], one.request_id)
+            for one in self.context.metrics.drain()
+        ]
+        return Measured(samples, phases) if samples or phases else None
+
+    def _add_times(self, milliseconds: float) -> None:
+        """TorchServe's two model metrics: its `BaseHandler` reports `HandlerTime` itself."""
+        metrics = self.context.metrics
+        if self._native is not None:
+            metrics.add_time("HandlerTime", round(milliseconds, 2))
+        metrics.add_time(PREDICTION_METRIC, round(milliseconds, 2))
 
 
 class _Answers:

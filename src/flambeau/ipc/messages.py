@@ -3,17 +3,17 @@
 server → zygote   Fork (with the worker's socket as a passed descriptor)
 zygote → server   ZygoteReady, Forked, Exited
 server → worker   Load, Run, Stop
-worker → server   Loaded, LoadFailed, Output, Failed, Done, Log
+worker → server   Loaded, LoadFailed, Output, Failed, Done, Log, Measured
 
 A worker answers `Load` with exactly one `Loaded` or `LoadFailed`. It answers `Run` with, for each
 item, chunks (`Output`, the last one marked) or one `Failed`, in any order between items, and then
-one `Done`.
+one `Done`. `Log` and `Measured` come at any time; what was measured for an answer comes before it.
 """
 
 import msgspec
 
 from flambeau.errors import ErrorKind
-from flambeau.types import Chunk, InferenceRequest
+from flambeau.types import Chunk, InferenceRequest, MetricSample, MetricSpec, Phases
 
 
 class Fork(msgspec.Struct, frozen=True, tag="fork", array_like=True):
@@ -53,7 +53,8 @@ class Load(msgspec.Struct, frozen=True, tag="load", array_like=True):
 
     `handler` is the handler string that was given at registration or in the manifest, "" if there
     is none. `gpu` is a visible device's index or None for the CPU; `threads` is the number of
-    compute threads this worker may use (0: the framework's own choice).
+    compute threads this worker may use (0: the framework's own choice). `metrics` are the model
+    metrics that metrics.yaml declares.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Load(msgspec.Struct, frozen=True, tag="load", array_like=True):
     decode_input: bool = True
     limit_max_image_pixels: bool = True
     service_envelope: str = ""
+    metrics: tuple[MetricSpec, ...] = ()
 
 
 class Run(msgspec.Struct, frozen=True, tag="run", array_like=True):
@@ -130,6 +132,13 @@ class Log(msgspec.Struct, frozen=True, tag="log", array_like=True):
     message: str
 
 
+class Measured(msgspec.Struct, frozen=True, tag="measured", array_like=True):
+    """What was measured since the last message of this kind."""
+
+    samples: list[MetricSample]
+    phases: list[Phases] = []
+
+
 FromZygote = ZygoteReady | Forked | Exited
 ToWorker = Load | Run | Stop
-FromWorker = Loaded | LoadFailed | Output | Failed | Done | Log
+FromWorker = Loaded | LoadFailed | Output | Failed | Done | Log | Measured

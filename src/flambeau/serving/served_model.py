@@ -65,20 +65,24 @@ class ServedModel:
         self.batcher.on_batch = self._on_batch
         self.pool.on_loaded = self._on_loaded
         self.pool.on_ended = lambda slot: self._metrics.forget_worker(slot.name)
-        self.pool.on_death = lambda: self._metrics.worker_died(key.name, key.version)
+        self.pool.on_death = lambda: self._metrics.worker_died(key)
+        self.pool.on_measured = lambda record: self._metrics.measured(
+            key, record.samples, record.phases
+        )
 
     async def run(self) -> None:
         """Own the model's workers until `close` or `kill`.
 
         Never raises an Exception: one model must not take the server down (promises.md R9).
         """
+        self._metrics.begin(self.key)
         try:
             await self.pool.run()
         except Exception:
             logger.exception("%s failed unexpectedly; its workers end", self.key)
             self.pool.kill()
         finally:
-            self._metrics.forget(self.key.name, self.key.version)
+            self._metrics.forget(self.key)
 
     def submit(self, request: InferenceRequest, asked_version: str) -> Entry:
         """Accept a request. Raises `FlambeauError` when there is no worker or no room."""
@@ -86,8 +90,8 @@ class ServedModel:
         patience = self.options.client_timeout or self.options.response_timeout
         entry = Entry(request, now, now + patience)
         entry.on_settled = lambda done, error: self._on_settled(done, error, asked_version)
+        self._metrics.accepted(self.key.name, asked_version)  # refused or not, as in TorchServe
         self.batcher.submit(entry)
-        self._metrics.accepted(self.key.name, asked_version)
         return entry
 
     def scale(self, minimum: int, maximum: int) -> None:
@@ -107,9 +111,7 @@ class ServedModel:
 
     def publish_state(self) -> None:
         """Refresh the model's gauges."""
-        self._metrics.model_state(
-            self.key.name, self.key.version, len(self.queue), self.pool.ready_count()
-        )
+        self._metrics.model_state(self.key, len(self.queue), self.pool.ready_count())
 
     def _on_loaded(self, slot: Slot, seconds: float) -> None:
         self.info = slot.info
@@ -120,14 +122,15 @@ class ServedModel:
 
     def _on_batch(self, batch: Batch, handler_seconds: float) -> None:
         queued = [entry.dispatched - entry.arrived for entry in batch.entries]
-        self._metrics.batch(self.key.name, self.key.version, queued, handler_seconds)
+        worker = time.monotonic() - batch.entries[0].dispatched
+        self._metrics.batch(self.key, queued, worker, handler_seconds)
 
     def _on_settled(self, entry: Entry, error: FlambeauError | None, asked_version: str) -> None:
         if error is not None:
-            self._metrics.failed(self.key.name, self.key.version, error.kind)
+            self._metrics.failed(self.key, error.kind)
             if error.kind is ErrorKind.CANCELLED:
                 self.batcher.withdrawn()
             return
         total = time.monotonic() - entry.arrived
         queued = entry.dispatched - entry.arrived
-        self._metrics.answered(self.key.name, asked_version, total, queued)
+        self._metrics.answered(self.key, asked_version, total, queued)

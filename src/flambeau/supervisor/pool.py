@@ -6,7 +6,7 @@ from collections.abc import Callable
 import msgspec
 
 from flambeau.errors import ErrorKind, FlambeauError, LoadError
-from flambeau.ipc.messages import Load
+from flambeau.ipc.messages import Load, Measured
 from flambeau.supervisor.slot import BACKOFF_SECONDS, Slot, SlotState
 from flambeau.supervisor.zygote import Zygote
 
@@ -32,6 +32,7 @@ class Pool:
         self.on_change: Callable[[], None] = lambda: None
         self.on_loaded: Callable[[Slot, float], None] = lambda _slot, _seconds: None
         self.on_death: Callable[[], None] = lambda: None
+        self.on_measured: Callable[[Measured], None] = lambda _record: None
         self.on_ended: Callable[[Slot], None] = lambda _slot: None
         self._cores = cores
         self._next_number = next_number

@@ -19,6 +19,7 @@ from flambeau.ipc.messages import (
     Loaded,
     LoadFailed,
     Log,
+    Measured,
     Output,
     Run,
     Stop,
@@ -50,6 +51,9 @@ class Events(Protocol):
 
     def log(self, record: Log) -> None:
         """The handler logged or printed something."""
+
+    def measured(self, record: Measured) -> None:
+        """Metrics of the handler."""
 
 
 class WorkerProcess:
@@ -172,6 +176,8 @@ class WorkerProcess:
                     self._events.done(message.handler_seconds)
             case Log():
                 self._events.log(message)
+            case Measured():
+                self._events.measured(message)
             case Loaded():
                 if not self._loaded.done():
                     self._loaded.set_result(message)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from flambeau.errors import ErrorKind, FlambeauError, LoadError
-from flambeau.ipc.messages import Log
+from flambeau.ipc.messages import Log, Measured
 from flambeau.supervisor.process import WorkerProcess, describe_exit
 from flambeau.types import Chunk, InferenceRequest
 
@@ -171,8 +171,14 @@ class Slot:
             self._set(SlotState.WAITING)
 
     def log(self, record: Log) -> None:
-        """Write what the handler logged under the worker's name."""
-        model_log.log(record.level, "%s %s - %s", self.name, record.logger, record.message)
+        """Write what the handler logged, under the worker's name where TorchServe has a thread's."""
+        stream = "stderr" if record.logger == "stderr" else "stdout"
+        extra = {"worker": f"{self.name}-{stream}"}
+        model_log.log(record.level, "%s", record.message, extra=extra)
+
+    def measured(self, record: Measured) -> None:
+        """Pass the handler's metrics on."""
+        self._pool.on_measured(record)
 
     # steps of `run`
 

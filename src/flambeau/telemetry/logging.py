@@ -1,76 +1,147 @@
 """Where log lines go: the console, and TorchServe's files when there is a log folder (section 2.7).
 
-access_log.log   one line a response
-model_log.log    what handlers log and print, at their own level
-ts_log.log       the server itself, and what its libraries warn of
+access_log.log      one line a response
+model_log.log       what handlers log and print, at their own level
+ts_log.log          the server itself, and what its libraries warn of
+model_metrics.log   values that handlers report, and ts_metrics.log the server's own, where the
+                    metrics mode says so; not on the console
 """
 
 import logging
-import logging.handlers
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 from typing_extensions import override
 
-from flambeau.telemetry.console import Console, ConsoleHandler
+from flambeau.telemetry.rolling import RollingFile
+from flambeau.telemetry.writer import MAX_WAITING_LINES, LineWriter, Sink, StreamSink
 
-_ROTATE_BYTES = 100 * 1024 * 1024
-_KEEP = 5
 _CONTROLS = {
     code: f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
     for code in (*range(32), *range(127, 160), 0x2028, 0x2029)
     if chr(code) not in "\n\t"
 } | {ord("\r"): "\\r"}
-_FILES = {"ACCESS_LOG": "access_log.log", "MODEL_LOG": "model_log.log", "flambeau": "ts_log.log"}
+_FILES = {"flambeau": "ts_log.log", "ACCESS_LOG": "access_log.log", "MODEL_LOG": "model_log.log"}
+_METRIC_FILES = {"MODEL_METRICS": "model_metrics.log", "TS_METRICS": "ts_metrics.log"}
 _LIBRARIES = ("asyncio", "uvicorn")
 """Their warnings go where the server's own lines go; else Python would write them to stderr itself."""
+_WAITING_FOR_FILES = 65_536
+_LEVELS = {"WARNING": "WARN", "CRITICAL": "FATAL", "NOTSET": "ALL"}
+"""Levels whose names differ in TorchServe's logs."""
 
 
 class _Formatter(logging.Formatter):
-    """ISO time first. Control characters are escaped and further lines of a record are indented.
+    """TorchServe's line. Control characters are escaped and further lines of a record are indented.
 
     So no text can forge a record, or talk to a terminal.
     """
 
     @override
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
-        moment = datetime.fromtimestamp(record.created, UTC).astimezone()
-        return moment.isoformat(timespec="milliseconds")
+        return iso_time(datetime.fromtimestamp(record.created, UTC))
+
+    @override
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        thread = record.threadName or "-"
+        record.level = _LEVELS.get(record.levelname, record.levelname)
+        record.thread_name = getattr(record, "worker", "main" if thread == "MainThread" else thread)
+        return super().formatMessage(record)
 
     @override
     def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record).translate(_CONTROLS)
-        return text.replace("\n", "\n    ")
+        return escape_controls(super().format(record)).replace("\n", "\n    ")
+
+
+class LineHandler(logging.Handler):
+    """Hands records to a writing thread; several handlers may share one.
+
+    `logging` closes its handlers at the end of the process, which writes what still waits.
+    """
+
+    def __init__(self, writer: LineWriter, sink: Sink) -> None:
+        super().__init__()
+        self._writer = writer
+        self._sink = sink
+        writer.add(sink)
+
+    def write(self, line: str) -> None:
+        """Write a line that needs no formatting."""
+        self._writer.put(self._sink, line)
+
+    @override
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._writer.put(self._sink, self.format(record))
+        except Exception:  # noqa: BLE001  # a bad log call must not fail a request
+            self.handleError(record)
+
+    @override
+    def close(self) -> None:
+        self._writer.close()
+        super().close()
+
+
+_PLAIN = _Formatter("%(asctime)s [%(level)-5s] %(thread_name)s %(name)s - %(message)s")
+_ACCESS = _Formatter("%(asctime)s - %(message)s")
 
 
 def configure_logging(
-    folder: Path | None, *, console: bool = True, level: int = logging.INFO
+    folder: Path | None,
+    *,
+    metrics_folder: Path | None = None,
+    console: Literal["stdout", "stderr"] | None = "stderr",
+    level: int = logging.INFO,
 ) -> None:
     """Set up the server's loggers. Called once, by the command that starts the server.
 
-    Files are written at once; a stalled console drops lines and holds nobody up.
+    Metric files are written where `metrics_folder` says, else in `folder`. No line is waited for:
+    threads write, and drop what comes too fast. Raises `OSError` where a file cannot be opened.
     """
-    plain = _Formatter("%(asctime)s [%(levelname)s] %(name)s - %(message)s")
-    access = _Formatter("%(asctime)s - %(message)s")
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-    writer = Console(sys.stderr, plain) if console else None
+    screen = _writer("console") if console is not None else None
+    terminal = StreamSink(getattr(sys, console)) if console is not None else None
+    files = _writer("log files", _WAITING_FOR_FILES)
     for name, file in _FILES.items():
         handlers: list[logging.Handler] = []
         if folder is not None:
-            handlers.append(
-                logging.handlers.RotatingFileHandler(
-                    folder / file, maxBytes=_ROTATE_BYTES, backupCount=_KEEP, encoding="utf-8"
-                )
-            )
-        if writer is not None:
-            handlers.append(ConsoleHandler(writer))
+            handlers.append(LineHandler(files, _open(folder, file)))
+        if screen is not None and terminal is not None:
+            handlers.append(LineHandler(screen, terminal))
         for handler in handlers:
-            handler.setFormatter(access if name == "ACCESS_LOG" else plain)
+            handler.setFormatter(_PLAIN)
+        if name == "ACCESS_LOG" and folder is not None:
+            handlers[0].setFormatter(_ACCESS)
         _set_handlers(name, handlers, level)
     for name in _LIBRARIES:
         _set_handlers(name, logging.getLogger("flambeau").handlers, logging.WARNING)
+    metrics_folder = metrics_folder or folder
+    for name, file in _METRIC_FILES.items():
+        opened = [LineHandler(files, _open(metrics_folder, file))] if metrics_folder else []
+        _set_handlers(name, opened, level)
+
+
+def escape_controls(text: str) -> str:
+    """Text whose control characters, line ends apart, are written out."""
+    return text.translate(_CONTROLS)
+
+
+def iso_time(moment: datetime) -> str:
+    """Local time as TorchServe writes it: `2026-11-25T02:15:12,158`."""
+    return moment.astimezone().isoformat(timespec="milliseconds")[:23].replace(".", ",")
+
+
+def _open(folder: Path, file: str) -> RollingFile:
+    folder.mkdir(parents=True, exist_ok=True)
+    return RollingFile(folder / file)
+
+
+def _writer(name: str, limit: int = MAX_WAITING_LINES) -> LineWriter:
+    def notice(text: str) -> str:
+        values = (__name__, logging.WARNING, __file__, 0, text, None, None)
+        return _PLAIN.format(logging.LogRecord(*values))
+
+    return LineWriter(name, notice, limit)
 
 
 def _set_handlers(name: str, handlers: list[logging.Handler], level: int) -> None:

@@ -1,156 +1,185 @@
-"""Every metric that Flambeau exports, declared once.
+"""Every metric of the server: TorchServe's (contract.md section 7) and ours.
 
-The first group has TorchServe's names (contract.md section 7.2), so that dashboards go on working;
-the second is ours. Labels are bounded: model names and versions of registered models only.
+TorchServe's are those that `metrics.yaml` declares, so that dashboards go on working. Ours begin
+with `flambeau_`, and are histograms and gauges that TorchServe has not. Labels are bounded: names
+and versions of registered models only.
 """
 
+import logging
 import socket
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from typing import Literal
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    disable_created_metrics,
+from flambeau.telemetry.families import Family, Labels, sample_names
+from flambeau.telemetry.metric_lines import MODEL_METRICS, TS_METRICS, MetricLines
+from flambeau.telemetry.metrics_config import MetricsConfig
+from flambeau.telemetry.model_metrics import ModelMetrics
+from flambeau.telemetry.own_metrics import OwnMetrics
+from flambeau.types import MetricSample, MetricSpec, ModelKey, Phases
+
+MetricsMode = Literal["log", "prometheus", "legacy"]
+
+logger = logging.getLogger(__name__)
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_OF_REQUESTS = (
+    "ts_inference_requests_total",
+    "ts_inference_latency_microseconds",
+    "ts_queue_latency_microseconds",
 )
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+"""Per model and version; in `legacy` mode they are all that `/metrics` has."""
 
-_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-_MODEL = ("model_name", "model_version")
-
-CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
-
-disable_created_metrics()  # type: ignore[no-untyped-call]  # `…_created` series: nobody reads them
-
-
-class _PlainCounter(Gauge):
-    """A counter under its own name: the library's `Counter` insists on a name in `…_total`."""
-
-    _type = "unknown"
+_DIMENSIONS = (
+    dict.fromkeys(("Requests2XX", "Requests4XX", "Requests5XX", "QueueTime", "WorkerThreadTime"), 2)
+    | dict.fromkeys(("CPUUtilization", "MemoryUsed", "MemoryAvailable", "MemoryUtilization"), 2)
+    | dict.fromkeys(("DiskUsage", "DiskUtilization", "DiskAvailable"), 2)
+    | dict.fromkeys(("WorkerLoadTime", "GPUMemoryUtilization", "GPUMemoryUsed", "GPUUtilization"), 3)
+    | dict.fromkeys(_OF_REQUESTS, 3)
+)
+"""How many dimensions the server gives each metric; `metrics.yaml` may name them as it likes."""
 
 
 class Metrics:
     """The metrics of one server."""
 
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+    def __init__(
+        self, config: MetricsConfig, mode: MetricsMode = "log", *, auto_detect: bool = True
+    ) -> None:
+        self._mode = mode
         self._host = socket.gethostname()
-        self._responses = {
-            group: _PlainCounter(
-                f"Requests{group}", f"HTTP responses {group}", ("Level", "Hostname"),
-                registry=self.registry,
-            ).labels("Host", self._host)
-            for group in ("2XX", "4XX", "5XX")
-        }  # fmt: skip
-        self._requests = self._counter(
-            "ts_inference_requests", "Accepted inference requests", (*_MODEL, "hostname")
+        self._lines = None if mode == "prometheus" else MetricLines(TS_METRICS, self._host)
+        self._own = OwnMetrics()
+        self._specs = {
+            name: spec for name, spec in config.ts.items() if _usable(spec)
+        }
+        self._families = {name: Family(spec) for name, spec in self._specs.items()}
+        reserved = [
+            name
+            for family in (*self._families.values(), *self._own.families())
+            for name in sample_names(family.spec)
+        ]
+        model_lines = None if mode == "prometheus" else MetricLines(MODEL_METRICS, self._host)
+        self._model = ModelMetrics(
+            config.model, reserved, self._host, model_lines, auto_detect=auto_detect
         )
-        self._latency = _PlainCounter(
-            "ts_inference_latency_microseconds",
-            "Sum of the time from arrival to answer of successful requests",
-            (*_MODEL, "hostname"),
-            registry=self.registry,
-        )
-        self._queue_latency = _PlainCounter(
-            "ts_queue_latency_microseconds",
-            "Sum of the time in the queue of successful requests",
-            (*_MODEL, "hostname"),
-            registry=self.registry,
-        )
-        self._queue_time = Gauge(
-            "QueueTime", "Last time in the queue, milliseconds", ("Level", "Hostname"),
-            registry=self.registry,
-        ).labels("Host", self._host)  # fmt: skip
-        self._load_time = Gauge(
-            "WorkerLoadTime", "Time to start a worker and load its model, milliseconds",
-            ("WorkerName", "Level", "Hostname"), registry=self.registry,
-        )  # fmt: skip
-        self._queue_seconds = self._histogram("queue_seconds", "Time in the queue")
-        self._handler_seconds = self._histogram("handler_seconds", "Time of a batch in the handler")
-        self._batch_items = self._histogram(
-            "batch_items", "Requests in a batch", (1, 2, 4, 8, 16, 32, 64, 128)
-        )
-        self._failures = self._counter(
-            "flambeau_request_failures", "Requests without an answer", (*_MODEL, "kind")
-        )
-        self._worker_ends = self._counter(
-            "flambeau_worker_deaths", "Workers that died or could not load", _MODEL
-        )
-        self._waiting = Gauge(
-            "flambeau_queue_length", "Requests that wait", _MODEL, registry=self.registry
-        )
-        self._ready = Gauge(
-            "flambeau_ready_workers", "Workers with a loaded model", _MODEL, registry=self.registry
-        )
+        self._alive: Counter[ModelKey] = Counter()
 
     def response(self, status: int) -> None:
         """Count one HTTP response of any listener."""
         group = {2: "2XX", 4: "4XX"}.get(status // 100, "5XX")
-        self._responses[group].inc()
+        self._update(f"Requests{group}", ("Host",), 1)
+
+    def begin(self, key: ModelKey) -> None:
+        """A model is being served; `forget` ends it."""
+        self._alive[key] += 1
 
     def accepted(self, name: str, asked_version: str) -> None:
-        """Count one accepted request; the version is `default` where the client named none."""
-        self._requests.labels(name, asked_version or "default", self._host).inc()
+        """Count one request for a model; the version is `default` where the client named none."""
+        self._update("ts_inference_requests_total", (name, asked_version or "default"), 1)
 
-    def answered(self, name: str, asked_version: str, total: float, queued: float) -> None:
+    def answered(self, key: ModelKey, asked_version: str, total: float, queued: float) -> None:
         """Record one successful answer. Times in seconds."""
-        labels = (name, asked_version or "default", self._host)
-        self._latency.labels(*labels).inc(total * 1e6)
-        self._queue_latency.labels(*labels).inc(queued * 1e6)
-        self._queue_time.set(round(queued * 1e3, 3))
+        labels = (key.name, asked_version or "default")
+        self._update("ts_inference_latency_microseconds", labels, round(total * 1e6, 3))
+        self._update("ts_queue_latency_microseconds", labels, round(queued * 1e6, 3))
+        self._update("QueueTime", ("Host",), round(queued * 1e3, 3))
+        self._own.answered(key, total)
 
-    def failed(self, name: str, version: str, kind: str) -> None:
+    def failed(self, key: ModelKey, kind: str) -> None:
         """Count one request without an answer."""
-        self._failures.labels(name, version, kind).inc()
+        self._own.failed(key, kind)
 
-    def batch(self, name: str, version: str, queued: Iterable[float], handler: float) -> None:
-        """Record one batch: each request's time in the queue, and the handler's time."""
-        count = 0
-        for seconds in queued:
-            self._queue_seconds.labels(name, version).observe(seconds)
-            count += 1
-        self._batch_items.labels(name, version).observe(count)
-        self._handler_seconds.labels(name, version).observe(handler)
+    def batch(
+        self, key: ModelKey, queued: Iterable[float], worker: float, handler: float
+    ) -> None:
+        """Record one batch: each request's time in the queue, the time that the batch was with the
+        worker, and the handler's part of it."""
+        self._own.batch(key, queued, handler)
+        self._update("WorkerThreadTime", ("Host",), round(max(worker - handler, 0) * 1e3, 3))
+
+    def measured(
+        self, key: ModelKey, samples: Iterable[MetricSample], phases: Iterable[Phases]
+    ) -> None:
+        """Take what a worker reports."""
+        for sample in samples:
+            self._model.record(key, sample)
+        for one in phases:
+            self._own.phases(key, one)
 
     def worker_loaded(self, worker: str, seconds: float) -> None:
         """Record how long a worker took to be ready."""
-        self._load_time.labels(worker, "Host", self._host).set(round(seconds * 1e3))
+        self._update("WorkerLoadTime", (worker, "Host"), round(seconds * 1e3))
 
-    def worker_died(self, name: str, version: str) -> None:
+    def worker_died(self, key: ModelKey) -> None:
         """Count one worker that died or could not load."""
-        self._worker_ends.labels(name, version).inc()
+        self._own.worker_died(key)
 
-    def model_state(self, name: str, version: str, waiting: int, ready: int) -> None:
+    def model_state(self, key: ModelKey, waiting: int, ready: int) -> None:
         """Set a model's gauges."""
-        self._waiting.labels(name, version).set(waiting)
-        self._ready.labels(name, version).set(ready)
+        self._own.state(key, waiting, ready)
 
-    def forget(self, name: str, version: str) -> None:
+    def system(self, readings: Iterable[tuple[str, tuple[str, ...], float]]) -> None:
+        """Take readings of the machine: name, further dimensions (a GPU's number), value."""
+        for name, dimensions, value in readings:
+            self._update(name, ("Host", *dimensions), value)
+
+    def forget(self, key: ModelKey) -> None:
         """Drop the series of a model that is gone."""
-        series = {"model_name": name, "model_version": version}
-        for metric in (
-            self._waiting, self._ready, self._requests, self._latency, self._queue_latency,
-            self._failures, self._worker_ends, self._queue_seconds, self._handler_seconds,
-            self._batch_items,
-        ):  # fmt: skip
-            metric.remove_by_labels(series)
+        self._alive[key] -= 1
+        if self._alive[key] > 0:
+            return  # registered again while the old one was finishing its work
+        del self._alive[key]
+        self._own.forget(key)
+        self._model.forget(key)
+        versions = {key.version}
+        if all(other.name != key.name for other in self._alive):
+            versions.add("default")
+        self._end(_OF_REQUESTS, lambda labels: labels[0] == key.name and labels[1] in versions)
 
     def forget_worker(self, worker: str) -> None:
         """Drop the series of a worker that is gone for good: its number never comes back."""
-        self._load_time.remove_by_labels({"WorkerName": worker})
+        self._end(("WorkerLoadTime",), lambda labels: labels[0] == worker)
 
     def render(self, names: list[str]) -> bytes:
-        """The Prometheus text format, of all metrics or of those named."""
-        registry = self.registry.restricted_registry(names) if names else self.registry
-        return generate_latest(registry)
+        """The text format of all metrics, or of the samples that are named."""
+        wanted = frozenset(names)
+        lines = [line for family in self._published() for line in family.render(wanted)]
+        return "".join(f"{line}\n" for line in lines).encode()
 
-    def _counter(self, name: str, help_text: str, labels: tuple[str, ...]) -> Counter:
-        return Counter(name, help_text, labels, registry=self.registry)
+    def _published(self) -> Iterator[Family]:
+        if self._mode == "legacy":
+            yield from (self._families[name] for name in _OF_REQUESTS if name in self._families)
+            return
+        yield from self._families.values()
+        yield from self._model.families()
+        yield from self._own.families()
 
-    def _histogram(
-        self, name: str, help_text: str, buckets: tuple[float, ...] = _SECONDS
-    ) -> Histogram:
-        return Histogram(
-            f"flambeau_{name}", help_text, _MODEL, buckets=buckets, registry=self.registry
-        )
+    def _update(self, name: str, labels: Labels, value: float) -> None:
+        """Take a value of one of TorchServe's metrics, if it is to be produced."""
+        spec = self._specs.get(name)
+        if spec is None:
+            return
+        self._families[name].update((*labels, self._host), value)
+        if self._lines is not None and not (self._mode == "legacy" and name in _OF_REQUESTS):
+            self._lines.write(name, spec.unit, value, zip(spec.dimensions, labels, strict=False))
+
+    def _end(self, names: Iterable[str], ended: Callable[[Labels], bool]) -> None:
+        for name in names:
+            if name in self._families:
+                self._families[name].remove_where(ended)
+
+
+def _usable(spec: MetricSpec) -> bool:
+    """Whether the server can produce what is declared; an error line says why not."""
+    given = _DIMENSIONS.get(spec.name)
+    if given is None:
+        logger.warning("metrics_config: ts_metrics has no metric %s: it stays empty.", spec.name)
+    elif given != len(spec.dimensions):
+        logger.error(
+            "metrics_config: %s is not produced: it has %d dimensions, but %d are declared: %s.",
+            spec.name, given, len(spec.dimensions), ", ".join(spec.dimensions),
+        )  # fmt: skip
+        return False
+    return bool(spec.dimensions)

@@ -73,12 +73,14 @@ def _load(channel: BlockingChannel[ToWorker], load: Load) -> Runner | None:
         return None
     gc.freeze()  # weights live as long as the process: keep them out of every collection
     seconds = time.monotonic() - started
+    _send_measured(channel, runner)
     channel.send(Loaded(seconds, runner.info, runner.default_batch_size or 0))
     return runner
 
 
 def _answer(channel: BlockingChannel[ToWorker], runner: Runner, run: Run) -> None:
     def emit(index: int, result: Chunk | PredictionError) -> None:
+        _send_measured(channel, runner)  # before the answer: who has it finds its metrics
         if isinstance(result, PredictionError):
             failed = Failed(run.batch, index, result.kind, result.message, result.status)
             channel.send(failed)
@@ -91,4 +93,11 @@ def _answer(channel: BlockingChannel[ToWorker], runner: Runner, run: Run) -> Non
 
     started = time.monotonic()
     runner.run(run.items, emit)
-    channel.send(Done(run.batch, time.monotonic() - started))
+    seconds = time.monotonic() - started
+    _send_measured(channel, runner)
+    channel.send(Done(run.batch, seconds))
+
+
+def _send_measured(channel: BlockingChannel[ToWorker], runner: Runner) -> None:
+    if (record := runner.measured()) is not None:
+        channel.send(record)

@@ -1,19 +1,34 @@
 """Names that handlers import from TorchServe's `ts.service`."""
 
-import logging
 from collections.abc import Iterable
 
+from flambeau.handlers.ts.metrics.metric import Metric
+from flambeau.handlers.ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
+from flambeau.handlers.ts.metrics.metric_type_enum import MetricTypes
 from flambeau.handlers.ts.utils.util import PredictionException
 
-__all__ = ["PREDICTION_METRIC", "PredictionException", "emit_metrics"]
+__all__ = ["PREDICTION_METRIC", "PredictionException", "emit_metrics", "feed_metrics_to"]
 
 PREDICTION_METRIC = "PredictionTime"
 """The metric that counts a batch's time in the handler, in milliseconds."""
 
-_logger = logging.getLogger(__name__)
+_collectors: list[MetricsCacheYamlImpl] = []
+"""The collector of this process's model: one worker serves one model."""
 
 
-def emit_metrics(metrics: Iterable[object] | None) -> None:
-    """Log each metric of a `MetricsStore.store` in TorchServe's log-line form."""
+def feed_metrics_to(collector: MetricsCacheYamlImpl) -> None:
+    """From now on `emit_metrics` reports to `collector`."""
+    _collectors[:] = [collector]
+
+
+def emit_metrics(metrics: Iterable[Metric] | None) -> None:
+    """Report each metric of a `MetricsStore.store`, as a counter or a gauge.
+
+    TorchServe prints them and parses what handlers print; here a printed line is only a line.
+    """
     for metric in metrics or ():
-        _logger.info("[METRICS]%s", metric)
+        kind = MetricTypes.COUNTER if metric.metric_method == "counter" else MetricTypes.GAUGE
+        for collector in _collectors:
+            collector.report(
+                metric.name, metric.value, metric.unit, metric.dimensions, kind, metric.request_id
+            )

@@ -1,11 +1,13 @@
 """One defined metric, which turns values into samples."""
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from flambeau.handlers.ts.metrics.dimension import Dimension
 from flambeau.handlers.ts.metrics.metric_type_enum import MetricTypes
+from flambeau.handlers.ts.metrics.unit import UNIT_NAMES
 
 __all__ = ["CachingMetric", "Sample"]
 
@@ -24,7 +26,7 @@ class Sample(NamedTuple):
 
 
 class CachingMetric:
-    """A metric with a name, a unit and the names of its dimensions.
+    """A metric with a name, a unit (spelled out: `ms` is Milliseconds) and its dimensions' names.
 
     Handlers get one from `context.metrics`; its samples go where that collector keeps them.
     """
@@ -38,34 +40,41 @@ class CachingMetric:
         record: Callable[[Sample], None] | None = None,
     ) -> None:
         self.metric_name = metric_name
-        self.unit = unit
+        self.unit = UNIT_NAMES.get(unit, unit)
         self.dimension_names = list(dimension_names or ())
         self.metric_type = metric_type
         self._record = record
 
     def add_or_update(
-        self, value: float, dimension_values: Sequence[object] = (), request_id: str = ""
+        self,
+        value: float,
+        dimension_values: Sequence[object] | None = (),
+        request_id: str | None = "",
     ) -> None:
-        """Report `value`. A wrong number of dimension values, or a negative count, is logged and
-        dropped."""
-        if len(dimension_values) != len(self.dimension_names):
-            _logger.error(
-                "Metric %s was not updated: it has the dimensions %s, but the values are %s.",
-                self.metric_name,
-                self.dimension_names,
-                list(dimension_values),
-            )
+        """Report `value`.
+
+        A wrong number of dimension values, a negative count and a value that is no finite number
+        are logged and dropped.
+        """
+        values = list(dimension_values or ())
+        wrong = ""
+        number = math.nan
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            wrong = f"{value!r} is no number"
+        if len(values) != len(self.dimension_names):
+            wrong = f"it has the dimensions {self.dimension_names}, but the values are {values}"
+        elif not wrong and not math.isfinite(number):
+            wrong = f"{value!r} is not finite"
+        elif self.metric_type is MetricTypes.COUNTER and number < 0:
+            wrong = f"a counter cannot go down by {value}"
+        if wrong:
+            _logger.error("Metric %s was not updated: %s.", self.metric_name, wrong)
             return
-        if self.metric_type is MetricTypes.COUNTER and value < 0:
-            _logger.error(
-                "Metric %s was not updated: a counter cannot go down by %s.",
-                self.metric_name,
-                value,
-            )
-            return
-        names = zip(self.dimension_names, map(str, dimension_values), strict=True)
+        names = zip(self.dimension_names, map(str, values), strict=True)
         sample = Sample(
-            self.metric_name, value, self.unit, self.metric_type, tuple(names), request_id
+            self.metric_name, number, self.unit, self.metric_type, tuple(names), request_id or ""
         )
         if self._record is not None:
             self._record(sample)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing_extensions import override
 
 from flambeau.handlers.ts.metrics.dimension import Dimension
+from flambeau.handlers.ts.metrics.unit import UNIT_NAMES
 
 __all__ = ["Metric"]
 
@@ -28,7 +29,7 @@ class Metric:
     ) -> None:
         self.name = name
         self.value = value
-        self.unit = unit
+        self.unit = UNIT_NAMES.get(unit, unit)
         self.dimensions = list(dimensions)
         self.request_id = request_id
         self.metric_method = metric_method

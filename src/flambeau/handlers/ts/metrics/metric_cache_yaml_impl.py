@@ -23,7 +23,8 @@ class MetricsCacheYamlImpl:
     """Takes the metrics that a handler reports and keeps them until `drain`.
 
     The methods are TorchServe's (contract.md section 7.6). A caller's list of dimensions is not
-    changed, and `idx` may be given while the model loads. The newest 10 000 samples are kept.
+    changed, and `idx` may be given while the model loads. The newest 10 000 samples are kept. A
+    metric that is defined with other dimensions takes values by position, as in TorchServe.
     """
 
     def __init__(self, model_name: str = "") -> None:
@@ -90,7 +91,7 @@ class MetricsCacheYamlImpl:
         if request_id is None:
             defaults = [Dimension("Level", "Error")]
         missing = [dimension for dimension in defaults if dimension.name not in present]
-        self._report(name, value, unit, [*dimensions, *missing], metric_type, request_id or "")
+        self.report(name, value, unit, [*dimensions, *missing], metric_type, request_id or "")
 
     def add_counter(
         self,
@@ -145,22 +146,26 @@ class MetricsCacheYamlImpl:
         """Count an error of the handler."""
         present = {dimension.name for dimension in dimensions}
         level = [] if "Level" in present else [Dimension("Level", "Error")]
-        self._report(name, value, "", [*dimensions, *level], MetricTypes.COUNTER, "")
+        self.report(name, value, "", [*dimensions, *level], MetricTypes.COUNTER, "")
 
-    def _report(
+    def report(  # noqa: PLR0913, PLR0917 - a sample's parts
         self,
         name: str,
         value: float,
         unit: str,
         dimensions: Sequence[Dimension],
         metric_type: MetricTypes,
-        request_id: str,
+        request_id: str | None,
     ) -> None:
+        """Report a value with exactly these dimensions; `request_id` None or "" for none."""
+        values = {dimension.name: dimension.value for dimension in dimensions}
         metric = self._metrics.get(metric_type, {}).get(name)
         if metric is None:
-            names = [dimension.name for dimension in dimensions]
-            metric = self.add_metric_to_cache(name, unit, names, metric_type)
-        metric.add_or_update(value, [dimension.value for dimension in dimensions], request_id)
+            metric = self.add_metric_to_cache(name, unit, list(values), metric_type)
+        if set(metric.dimension_names) == set(values):  # in whatever order they were defined
+            metric.add_or_update(value, [values[key] for key in metric.dimension_names], request_id)
+        else:
+            metric.add_or_update(value, [one.value for one in dimensions], request_id)
 
     def _request_id(self, idx: int | None) -> str | None:
         """The id of row `idx`, all ids of the batch joined by commas, or None without any."""
