@@ -18,7 +18,9 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 import uvloop
 
 from flambeau.archive.store import ModelStore
+from flambeau.archive.yaml_config import read_yaml
 from flambeau.config import Address, ServerConfig, usable_cores
+from flambeau.errors import ArchiveError, ConfigError
 from flambeau.frontend.http import Listener
 from flambeau.frontend.listeners import HttpServer, bind
 from flambeau.protocols.http import HttpProtocol
@@ -31,6 +33,8 @@ from flambeau.serving.registry import Registry
 from flambeau.serving.served_model import Host
 from flambeau.supervisor.zygote import Zygote
 from flambeau.telemetry.metrics import Metrics
+from flambeau.telemetry.metrics_config import DEFAULT_FILE, parse_metrics_config
+from flambeau.telemetry.system import SystemSampler
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +46,7 @@ class Core:
 
     def __init__(self, config: ServerConfig) -> None:
         self.config = config
-        self.metrics = Metrics()
+        self.metrics = _metrics(config)
         self.registry = Registry()
         self.zygote = Zygote(config.preload)
         host = Host(
@@ -62,12 +66,27 @@ class Core:
         try:
             async with asyncio.TaskGroup() as group:
                 self.management.run_models_in(group)
+                sampling = group.create_task(self._sample_system())
                 try:
                     yield group
                 finally:
+                    sampling.cancel()
                     await self.management.close(GRACE_SECONDS)
         finally:
             await self.zygote.stop()
+
+    async def _sample_system(self) -> None:
+        """Read the machine's state now and then, for as long as the server runs."""
+        sampler = SystemSampler(
+            self.config.number_of_gpu if self.config.number_of_gpu >= 0 else None
+        )
+        while not self.config.disable_system_metrics:
+            try:
+                self.metrics.system(await asyncio.to_thread(sampler.sample))
+            except Exception:
+                logger.exception("System metrics cannot be read; there are none from now on")
+                return
+            await asyncio.sleep(self.config.metric_time_interval)
 
 
 class Server:
@@ -166,6 +185,17 @@ class Server:
                 loop.add_signal_handler(number, self.stop)
             except (RuntimeError, ValueError):
                 return  # not the main thread: whoever runs us stops us
+
+
+def _metrics(config: ServerConfig) -> Metrics:
+    """The metrics that are wanted. Raises `ConfigError` for a wrong metrics.yaml."""
+    file = config.metrics_config or DEFAULT_FILE
+    try:
+        document = read_yaml(file)
+    except ArchiveError as error:
+        raise ConfigError(f"Invalid metrics configuration {file}: {error.message}") from error
+    declared = parse_metrics_config(document, file)
+    return Metrics(declared, config.metrics_mode, auto_detect=config.model_metrics_auto_detect)
 
 
 def serve(

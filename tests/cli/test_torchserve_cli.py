@@ -252,10 +252,11 @@ def test_a_port_in_use_is_told_in_one_line(place: Place, foreground: bool) -> No
         taken.listen()
         code, printed = place.start(*["--foreground"] * foreground)
     assert code == 1
-    assert printed.startswith(
+    told = [line for line in printed.splitlines() if "[WARN ]" not in line]  # the log, in front
+    assert len(told) == 1
+    assert told[0].startswith(
         f"Cannot bind management_address to http://127.0.0.1:{place.ports[1]}"
     )
-    assert printed.count("\n") == 1
     assert not place.pid_file.exists()
 
 
@@ -269,7 +270,7 @@ def test_foreground_with_frameworks(tmp_path: Path) -> None:
         text=True,
     ) as server:  # fmt: skip
         assert server.stdout is not None
-        assert server.stdout.readline() == "Model server started.\n"
+        assert "Model server started.\n" in iter(server.stdout.readline, "")  # the log is there too
         assert int(place.pid_file.read_text()) == server.pid
         wait_until(place.answers, 60)
         server.send_signal(signal.SIGINT)

@@ -90,8 +90,8 @@ def test_profiled_steps(load: Load) -> None:
     )
     served.answer([1.0])
     samples = {sample.name: sample.unit for sample in served.runner.context.metrics.drain()}
-    assert samples["ts_handler_inference"] == "ms"
-    assert samples["ts_handler_postprocess"] == "ms"
+    assert samples["ts_handler_inference"] == "Milliseconds"
+    assert samples["ts_handler_postprocess"] == "Milliseconds"
 
 
 def test_explain_and_describe(load: Load) -> None:

@@ -304,7 +304,7 @@ def test_metrics_are_kept_until_drained(load: Load) -> None:
     served.run(first, second)
     samples = {sample.name: sample for sample in served.runner.context.metrics.drain()}
     words = samples["Words"]
-    assert (words.value, words.unit, words.request_id) == (5, "count", second.id)
+    assert (words.value, words.unit, words.request_id) == (5, "Count", second.id)
     assert words.dimensions == (("City", "Ulm"), ("ModelName", "tiny"), ("Level", "Model"))
     assert samples["PredictionTime"].request_id == f"{first.id},{second.id}"
     assert served.runner.context.metrics.drain() == []

@@ -21,7 +21,7 @@ from flambeau.handlers.ts.metrics.metric_cache_errors import (
 from flambeau.handlers.ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
 from flambeau.handlers.ts.metrics.metric_type_enum import MetricTypes
 from flambeau.handlers.ts.metrics.metrics_store import MetricsStore
-from flambeau.handlers.ts.service import emit_metrics
+from flambeau.handlers.ts.service import emit_metrics, feed_metrics_to
 from flambeau.handlers.ts.torch_handler.compile_options import compile_options, wants_aot_export
 from flambeau.handlers.ts.torch_handler.unit_tests.test_utils.mock_context import MockContext
 from flambeau.handlers.ts.utils import util
@@ -230,11 +230,11 @@ def test_every_kind_of_metric() -> None:
     metrics.add_metric("g", 4, "files", metric_type=MetricTypes.HISTOGRAM)
     found = {s.name: (s.value, s.unit, s.metric_type.value, s.request_id) for s in metrics.drain()}
     assert found == {
-        "c": (1, "count", "counter", "a,b"),
-        "t": (2.5, "s", "gauge", "b"),
-        "s": (3, "kB", "gauge", "a,b"),
-        "p": (50, "percent", "gauge", "a,b"),
-        "e": (1, "", "counter", ""),
+        "c": (1, "Count", "counter", "a,b"),
+        "t": (2.5, "Seconds", "gauge", "b"),
+        "s": (3, "Kilobytes", "gauge", "a,b"),
+        "p": (50, "Percent", "gauge", "a,b"),
+        "e": (1, "unit", "counter", ""),
         "g": (4, "files", "histogram", "a,b"),
     }
     with pytest.raises(MetricsCacheValueError):
@@ -264,7 +264,7 @@ def test_defined_metric(caplog: pytest.LogCaptureFixture) -> None:
         metrics.add_metric_to_cache("x", "count", [], "counter")  # type: ignore[arg-type]  # wrong on purpose
 
 
-def test_metrics_store(caplog: pytest.LogCaptureFixture) -> None:
+def test_metrics_store() -> None:
     """The older interface adds up counters per request and prints its entries."""
     store = MetricsStore({0: "a", 1: "b"}, "m")
     store.add_counter("c", 1, idx=0)
@@ -283,9 +283,13 @@ def test_metrics_store(caplog: pytest.LogCaptureFixture) -> None:
         ("g", 7, "b"),
     ]
     assert json.loads(json.dumps(store.store[0].to_dict()["Value"])) == 3
-    with caplog.at_level(logging.INFO):
-        emit_metrics(store.store)
-    assert caplog.messages[0].startswith("[METRICS]c.count:3|#ModelName:m,Level:Model|#hostname:")
+    assert str(store.store[0]).startswith("c.Count:3|#ModelName:m,Level:Model|#hostname:")
+    collector = MetricsCacheYamlImpl("m")
+    feed_metrics_to(collector)
+    emit_metrics(store.store)
+    reported = [(s.name, s.value, s.unit, s.metric_type.value) for s in collector.drain()]
+    assert reported[:2] == [("c", 3, "Count", "counter"), ("t", 1.5, "Milliseconds", "gauge")]
+    assert len(reported) == 6
     for call in (store.add_time, store.add_size):
         with pytest.raises(ValueError, match="unit"):
             call("x", 1, unit="furlong")

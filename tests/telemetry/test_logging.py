@@ -13,16 +13,16 @@ from flambeau.testing.echo import predict, register, write_model
 from flambeau.testing.server import RunningServer, running_server
 from flambeau.testing.waiting import wait_until
 
-NAMES = ("ACCESS_LOG", "MODEL_LOG", "flambeau", "uvicorn", "asyncio")
-TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d"
+NAMES = ("ACCESS_LOG", "MODEL_LOG", "flambeau", "uvicorn", "asyncio", "TS_METRICS", "MODEL_METRICS")
+TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d,\d{3}"
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
     """Log files in a folder of this test's own; the loggers are as before at the end."""
-    configure_logging(tmp_path / "logs", console=False)
+    configure_logging(tmp_path / "logs", console=None)
     yield tmp_path / "logs"
-    configure_logging(None, console=False)
+    configure_logging(None, console=None)
     for name in NAMES:
         logging.getLogger(name).propagate = True
 
@@ -36,11 +36,12 @@ def test_a_record_stays_one_record(folder: Path) -> None:
     text = "a\nb\r\nc\x1b[2J\x00\x7f\x85\u2028é\td"
     logging.getLogger("MODEL_LOG").info("%s", text)
     logging.getLogger("MODEL_LOG").warning("next")
+    wait_until(lambda: len(lines(folder, "model_log.log")) == 4, 5)
     first, second, third, last = lines(folder, "model_log.log")
-    assert re.fullmatch(TIME + r" \[INFO\] MODEL_LOG - a", first)
+    assert re.fullmatch(TIME + r" \[INFO \] main MODEL_LOG - a", first)
     assert second == "    b\\r"
     assert third == "    c\\x1b[2J\\x00\\x7f\\x85\\u2028é\td"
-    assert re.fullmatch(TIME + r" \[WARNING\] MODEL_LOG - next", last)
+    assert re.fullmatch(TIME + r" \[WARN \] main MODEL_LOG - next", last)
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ def test_the_access_log_has_one_line_a_response(server: RunningServer, folder: P
     httpx.get(f"{server.inference}/a%0d%0ab?x=%1b[1m")
     wait_until(lambda: len(lines(folder, "access_log.log")) >= 3, 5)
     asked, unknown = lines(folder, "access_log.log")[-2:]
-    form = TIME + r' - 127\.0\.0\.1:\d+ "%s HTTP/1\.1" %d \d+'
+    form = TIME + r' - /127\.0\.0\.1:\d+ "%s HTTP/1\.1" %d \d+'
     assert re.fullmatch(form % ("POST /predictions/echo", 200), asked)
     assert re.fullmatch(form % (r"GET /a%0[dD]%0[aA]b\?x=%1[bB](\[|%5B)1m", 404), unknown)
 
@@ -71,7 +72,7 @@ def test_what_handlers_print_and_log_is_told_with_the_worker_s_name(
     wait_until(lambda: "secret text" in (folder / "model_log.log").read_text(), 5)
     text = (folder / "model_log.log").read_text()
     assert re.search(
-        r"\[INFO\] MODEL_LOG - W-9000-echo_1\.0 stdout - printed by the handler\n", text
+        TIME + r" \[INFO \] W-9000-echo_1\.0-stdout MODEL_LOG - printed by the handler\n", text
     )
     assert "    ValueError: secret text of an exception" in text
 
@@ -86,10 +87,11 @@ def test_the_server_s_own_log(server: RunningServer, folder: Path) -> None:
 def test_setting_up_twice_leaves_no_open_file(tmp_path: Path) -> None:
     """The first folder's files are closed."""
     for name in ("one", "two"):
-        configure_logging(tmp_path / name, console=False)
+        configure_logging(tmp_path / name, console=None)
     logging.getLogger("MODEL_LOG").info("x")
+    wait_until(lambda: (tmp_path / "two" / "model_log.log").stat().st_size > 0, 5)
     assert (tmp_path / "one" / "model_log.log").read_text() == ""
     assert (tmp_path / "two" / "model_log.log").read_text() != ""
-    configure_logging(None, console=False)
+    configure_logging(None, console=None)
     for name in NAMES:
         logging.getLogger(name).propagate = True

@@ -40,16 +40,18 @@ def test_torchserve_s_names_and_labels(server: RunningServer) -> None:
     """As its prometheus mode writes them (section 7.2): nothing is appended to a name."""
     assert predict(server, "echo").status_code == 200
     assert predict(server, "echo/1.0").status_code == 200
-    found = samples(server)
     host = socket.gethostname()
+    predict(server, "nobody")
+    predict(server, "echo", x_do="raise")
+    found = samples(server)
     for group in ("2XX", "4XX", "5XX"):
-        assert f'Requests{group}{{Hostname="{host}",Level="Host"}}' in found
+        assert f'Requests{group}{{Level="Host",Hostname="{host}",}}' in found
     for version in ("default", "1.0"):
-        labels = f'{{hostname="{host}",model_name="echo",model_version="{version}"}}'
+        labels = f'{{model_name="echo",model_version="{version}",hostname="{host}",}}'
         assert found["ts_inference_requests_total" + labels] >= 1
         assert found["ts_inference_latency_microseconds" + labels] > 0
         assert found["ts_queue_latency_microseconds" + labels] >= 0
-    assert f'QueueTime{{Hostname="{host}",Level="Host"}}' in found
+    assert f'QueueTime{{Level="Host",Hostname="{host}",}}' in found
     assert re.search(r'WorkerLoadTime\{[^}]*WorkerName="W-\d+-echo_1\.0"', "\n".join(found))
     assert not [name for name in found if "_created" in name]
 
@@ -58,7 +60,8 @@ def test_responses_are_counted_by_class(server: RunningServer) -> None:
     """Each response once, of every listener."""
 
     def count(group: str) -> float:
-        return next(v for k, v in samples(server).items() if k.startswith(f"Requests{group}{{"))
+        found = (v for k, v in samples(server).items() if k.startswith(f"Requests{group}{{"))
+        return next(found, 0)
 
     before = {group: count(group) for group in ("4XX", "5XX")}
     predict(server, "nobody")
@@ -81,7 +84,7 @@ def test_names_filter(server: RunningServer) -> None:
 def test_failures_carry_their_kind(server: RunningServer) -> None:
     """Requests without an answer, by what went wrong."""
     predict(server, "echo", x_do="raise")
-    labels = 'kind="handler_failed",model_name="echo",model_version="1.0"'
+    labels = 'model_name="echo",model_version="1.0",kind="handler_failed",'
     assert samples(server)[f"flambeau_request_failures_total{{{labels}}}"] >= 1
 
 

@@ -106,7 +106,11 @@ def _run(
     config: ServerConfig, notes: tuple[str, ...], *, console: bool, ready: int | None = None
 ) -> int:
     """Serve in this process. `ready` is a pipe on which the launcher waits for `started`."""
-    set_up_logging(config.log_location, console=console)
+    set_up_logging(
+        config.log_location,
+        metrics_folder=config.metrics_location,
+        console="stdout" if console else None,
+    )
     for note in notes:
         logging.getLogger("flambeau.cli").warning("%s", note)
     _pid_file().write_text(str(os.getpid()))
@@ -163,6 +167,7 @@ def _detached(config: ServerConfig, notes: tuple[str, ...], ready: int) -> NoRet
     except Exception:
         logging.getLogger("flambeau.cli").exception("The server ended unexpectedly")
     finally:
+        logging.shutdown()  # writes what the log files still lack
         os._exit(status)
 
 

@@ -207,7 +207,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     )
     model_metrics_auto_detect: Annotated[
         bool, Setting("accept handlers' metrics that metrics_config does not list")
-    ] = False
+    ] = True
     disable_system_metrics: Annotated[bool, Setting("do not sample CPU, memory, disk and GPU")] = (
         False
     )

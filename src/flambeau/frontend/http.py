@@ -80,7 +80,7 @@ class Listener:
                 query
             )
             access_log.info(
-                '%s:%s "%s %s HTTP/%s" %d %d',
+                '/%s:%s "%s %s HTTP/%s" %d %d',
                 host,
                 port,
                 scope["method"],

@@ -145,7 +145,14 @@ class Runner:
         """What the handler has reported since the last call, None for nothing."""
         phases = self._native.take_phases() if self._native is not None else []
         samples = [
-            MetricSample(one.name, one.value, one.unit, one.metric_type.value, [*one.dimensions], one.request_id)
+            MetricSample(
+                one.name,
+                one.value,
+                one.unit,
+                one.metric_type.value,
+                [*one.dimensions],
+                one.request_id,
+            )
             for one in self.context.metrics.drain()
         ]
         return Measured(samples, phases) if samples or phases else None

@@ -55,7 +55,10 @@ class ServedModel:
         self.info: dict[str, str] = {}
         self._metrics = host.metrics
         pool_options = PoolOptions(
-            load, options.response_timeout, options.startup_timeout, options.gpus
+            msgspec.structs.replace(load, metrics=host.metrics.declared),
+            options.response_timeout,
+            options.startup_timeout,
+            options.gpus,
         )
         self.minimum = 0
         self.maximum = 0

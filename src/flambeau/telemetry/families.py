@@ -93,5 +93,8 @@ def sample_names(spec: MetricSpec) -> list[str]:
 
 
 def _line(sample: Sample) -> str:
-    labels = "".join(f'{name}="{text.translate(_ESCAPES)}",' for name, text in sample.labels.items())
-    return f"{sample.name}{{{labels}}} {floatToGoString(sample.value)}"
+    labels = "".join(
+        f'{name}="{text.translate(_ESCAPES)}",' for name, text in sample.labels.items()
+    )
+    value: str = floatToGoString(sample.value)  # type: ignore[no-untyped-call]  # it has no types
+    return f"{sample.name}{{{labels}}} {value}"

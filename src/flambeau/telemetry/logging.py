@@ -9,6 +9,7 @@ model_metrics.log   values that handlers report, and ts_metrics.log the server's
 
 import logging
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -144,7 +145,7 @@ def _writer(name: str, limit: int = MAX_WAITING_LINES) -> LineWriter:
     return LineWriter(name, notice, limit)
 
 
-def _set_handlers(name: str, handlers: list[logging.Handler], level: int) -> None:
+def _set_handlers(name: str, handlers: Sequence[logging.Handler], level: int) -> None:
     """Replace a logger's handlers; the old ones are closed."""
     logger = logging.getLogger(name)
     logger.setLevel(level)

@@ -9,7 +9,6 @@ import logging
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from typing import Literal
 
 from flambeau.telemetry.families import Family, Labels, sample_names
 from flambeau.telemetry.metric_lines import MODEL_METRICS, TS_METRICS, MetricLines
@@ -17,8 +16,6 @@ from flambeau.telemetry.metrics_config import MetricsConfig
 from flambeau.telemetry.model_metrics import ModelMetrics
 from flambeau.telemetry.own_metrics import OwnMetrics
 from flambeau.types import MetricSample, MetricSpec, ModelKey, Phases
-
-MetricsMode = Literal["log", "prometheus", "legacy"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +32,9 @@ _DIMENSIONS = (
     dict.fromkeys(("Requests2XX", "Requests4XX", "Requests5XX", "QueueTime", "WorkerThreadTime"), 2)
     | dict.fromkeys(("CPUUtilization", "MemoryUsed", "MemoryAvailable", "MemoryUtilization"), 2)
     | dict.fromkeys(("DiskUsage", "DiskUtilization", "DiskAvailable"), 2)
-    | dict.fromkeys(("WorkerLoadTime", "GPUMemoryUtilization", "GPUMemoryUsed", "GPUUtilization"), 3)
+    | dict.fromkeys(
+        ("WorkerLoadTime", "GPUMemoryUtilization", "GPUMemoryUsed", "GPUUtilization"), 3
+    )
     | dict.fromkeys(_OF_REQUESTS, 3)
 )
 """How many dimensions the server gives each metric; `metrics.yaml` may name them as it likes."""
@@ -45,15 +44,14 @@ class Metrics:
     """The metrics of one server."""
 
     def __init__(
-        self, config: MetricsConfig, mode: MetricsMode = "log", *, auto_detect: bool = True
+        self, config: MetricsConfig, mode: str = "log", *, auto_detect: bool = True
     ) -> None:
+        """`mode` is TorchServe's `metrics_mode`: log, prometheus or legacy (section 7.1)."""
         self._mode = mode
         self._host = socket.gethostname()
         self._lines = None if mode == "prometheus" else MetricLines(TS_METRICS, self._host)
         self._own = OwnMetrics()
-        self._specs = {
-            name: spec for name, spec in config.ts.items() if _usable(spec)
-        }
+        self._specs = {name: spec for name, spec in config.ts.items() if _usable(spec)}
         self._families = {name: Family(spec) for name, spec in self._specs.items()}
         reserved = [
             name
@@ -65,6 +63,7 @@ class Metrics:
             config.model, reserved, self._host, model_lines, auto_detect=auto_detect
         )
         self._alive: Counter[ModelKey] = Counter()
+        self.declared = tuple(config.model.values())
 
     def response(self, status: int) -> None:
         """Count one HTTP response of any listener."""
@@ -91,9 +90,7 @@ class Metrics:
         """Count one request without an answer."""
         self._own.failed(key, kind)
 
-    def batch(
-        self, key: ModelKey, queued: Iterable[float], worker: float, handler: float
-    ) -> None:
+    def batch(self, key: ModelKey, queued: Iterable[float], worker: float, handler: float) -> None:
         """Record one batch: each request's time in the queue, the time that the batch was with the
         worker, and the handler's part of it."""
         self._own.batch(key, queued, handler)

@@ -46,7 +46,10 @@ def parse_metrics_config(document: Mapping[str, object], place: Path) -> Metrics
     if parsed.model_metrics is None or not any(_entries(parsed.model_metrics)):
         raise _wrong(place, "it has no model_metrics: declare at least PredictionTime")
     found = {}
-    for title, section in (("ts_metrics", parsed.ts_metrics), ("model_metrics", parsed.model_metrics)):
+    for title, section in (
+        ("ts_metrics", parsed.ts_metrics),
+        ("model_metrics", parsed.model_metrics),
+    ):
         specs: dict[str, MetricSpec] = {}
         for kind, index, entry in _entries(section):
             where = f"{title}.{kind}[{index}]"

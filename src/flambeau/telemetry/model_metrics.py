@@ -114,14 +114,17 @@ class ModelMetrics:
         """Make a metric's family; returns why there is none, "" otherwise."""
         with_host = msgspec.structs.replace(spec, dimensions=(*spec.dimensions, "Hostname"))
         names = sample_names(spec)
-        try:
-            if not self._names.isdisjoint(names):
-                raise ValueError("the name is taken by another metric")
-            self._families[spec.name] = Family(with_host)
-        except ValueError as error:
-            return f"Metric {spec.name} is in the log only, not on /metrics: {error}"
-        self._names.update(names)
-        return ""
+        problem = ""
+        if not self._names.isdisjoint(names):
+            problem = "the name is taken by another metric"
+        else:
+            try:
+                self._families[spec.name] = Family(with_host)
+            except ValueError as error:
+                problem = str(error)
+            else:
+                self._names.update(names)
+        return problem and f"Metric {spec.name} is in the log only, not on /metrics: {problem}"
 
     def _update(self, key: ModelKey, family: Family | None, labels: Labels, value: float) -> None:
         if family is None:

@@ -18,7 +18,9 @@ class OwnMetrics:
         self._families: list[Family] = []
         self._request = self._histogram("request_seconds", "Time from arrival to answer", _SECONDS)
         self._queue = self._histogram("queue_seconds", "Time in the queue", _SECONDS)
-        self._handler = self._histogram("handler_seconds", "Time of a batch in the handler", _SECONDS)
+        self._handler = self._histogram(
+            "handler_seconds", "Time of a batch in the handler", _SECONDS
+        )
         self._tokenise = self._histogram(
             "tokenise_seconds", "Time of a batch in the tokenizer (native handler)", _SECONDS
         )

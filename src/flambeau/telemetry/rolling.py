@@ -30,9 +30,7 @@ class RollingFile:
         """Append whole lines, after rolling where it is time."""
         data = text.encode("utf-8", "backslashreplace")
         try:
-            if self._size and (
-                self._size + len(data) > self._roll_bytes or _today() != self._day
-            ):
+            if self._size and (self._size + len(data) > self._roll_bytes or _today() != self._day):
                 self._roll()
             if self._file is None:
                 self._open()

@@ -148,7 +148,7 @@ class MetricsCacheYamlImpl:
         level = [] if "Level" in present else [Dimension("Level", "Error")]
         self.report(name, value, "", [*dimensions, *level], MetricTypes.COUNTER, "")
 
-    def report(  # noqa: PLR0913, PLR0917 - a sample's parts
+    def report(
         self,
         name: str,
         value: float,
