@@ -3,6 +3,7 @@
     FlambeauError                 carries a kind, a message for the client, and perhaps a wait
     ├── ConfigError               a flag, a key or a file of the configuration is wrong
     ├── ArchiveError              an archive is missing, broken, hostile or not packable
+    │   └── MissingFileError      a file that was named for packing is not there
     ├── HubError                  a model cannot be had from the hub
     ├── LoadError                 a worker could not load its model
     └── PredictionError           one item failed; may carry the status that a handler chose
@@ -70,6 +71,10 @@ class ArchiveError(FlambeauError):
 
     def __init__(self, message: str, kind: ErrorKind = ErrorKind.INVALID_ARCHIVE) -> None:
         super().__init__(kind, message)
+
+
+class MissingFileError(ArchiveError):
+    """A file that was named for packing does not exist."""
 
 
 class HubError(FlambeauError):

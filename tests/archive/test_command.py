@@ -22,6 +22,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
     """All flags arrive in the archive; success is one line on stderr and nothing on stdout."""
+    Path("out").mkdir()
     command = """--model-name m --version 1.0 --handler my.py --serialized-file w.bin
         --model-file net.py --extra-files a.txt --requirements-file reqs.txt --config-file model.yaml
         --runtime python3 --export-path out --archive-format no-archive --force"""
@@ -70,7 +71,7 @@ def test_wrong_usage(arguments: str, capsys: pytest.CaptureFixture[str]) -> None
 
 @pytest.mark.parametrize(
     "changed",
-    ["--handler no.py", "--model-name !", "--extra-files no", "--serialized-file no", "-c no"],
+    ["--handler no.py", "--model-name !", "--export-path no", "--extra-files no", "--serialized-file no", "-c no"],
 )
 def test_errors(changed: str, capsys: pytest.CaptureFixture[str]) -> None:
     """An error is one line on stderr, status 1, and no traceback."""

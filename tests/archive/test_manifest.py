@@ -45,7 +45,7 @@ def test_layout_is_torchserves() -> None:
 def test_round_trip(tmp_path: Path) -> None:
     """What is written is what is read."""
     manifest = new_manifest(ModelSection(model_name="m", model_version="2", handler="h"), "python3")
-    write_manifest(tmp_path, manifest)
+    write_manifest(tmp_path, encode_manifest(manifest))
     assert read_manifest(tmp_path) == manifest
 
 

@@ -29,7 +29,8 @@ def test_names_that_are_refused(text: str) -> None:
     [
         ("my-model.v1.mar", "my_model_v1"),
         ("store/bert.mar", "bert"),
-        ("m.tar.gz", "m_tar"),
+        ("m.tar.gz", "m_tar_gz"),
+        ("my-folder.v1", "my_folder_v1"),
         ("folder", "folder"),
         ("_x.mar", "x"),
         ("é.mar", "model"),

@@ -34,6 +34,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         *("data/.hidden/x", "data/__pycache__/y", "data/sub/__MACOSX/z"),
     ):
         (folder / name).write_text(f"content of {name}\n")
+    (tmp_path / "out").mkdir()
     monkeypatch.chdir(folder)
     return folder
 
@@ -192,7 +193,8 @@ REFUSED: list[tuple[dict[str, object], str]] = [
     ({"model_name": "../m"}, "model name '../m' is not allowed"),
     ({"version": "1/2"}, "model version '1/2' is not allowed"),
     ({"export_path": Path("a.txt")}, "export-path a.txt is not a directory"),
-    ({"export_path": Path("a.txt/x")}, "Not a directory"),
+    ({"export_path": Path("a.txt/x")}, "export-path a.txt/x is not a directory"),
+    ({"export_path": Path("../new")}, r"export-path \.\./new is not a directory"),
     ({"model_file": Path("no.py")}, r"File does not exist: no\.py \(named by --model-file\)"),
     ({"serialized_file": Path("no.bin")}, r"no\.bin \(named by --serialized-file\)"),
     ({"serialized_file": Path("data")}, "data is not a regular file"),
@@ -234,7 +236,6 @@ def test_checks_come_in_torchserves_order(here: Path) -> None:
         ({"export_path": Path("../out")}, "already exists"),
         ({"force": True}, "handler file"),
     ):
-        (here / "../out").mkdir(exist_ok=True)
         (here / "../out/my.mar").touch()
         changes |= fixed
         with pytest.raises(ArchiveError, match=reason):
@@ -395,7 +396,6 @@ def test_read_back_through_the_manifest(tmp_path: Path) -> None:
 def test_failure_while_writing(here: Path) -> None:
     """An error while files are copied is one sentence that names it, without partial output."""
     (here / "big.bin").write_bytes(os.urandom(2**20))
-    Path("../out").mkdir()
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handled = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, before[1]))

@@ -17,7 +17,7 @@ import msgspec
 from flambeau.archive.entries import EntryTable, Limits
 from flambeau.archive.manifest import MANIFEST_PATH, Runtime
 from flambeau.archive.names import entry_parts, is_plain_name, shown
-from flambeau.errors import ArchiveError
+from flambeau.errors import ArchiveError, MissingFileError
 
 TRANSFORMERS_HANDLER = "transformers_handler"
 PYTHON_HANDLERS = frozenset(
@@ -130,7 +130,7 @@ def handler_source(handler: str, runtime: Runtime) -> HandlerSource:
             f"{', '.join(sorted(built_in))}"
         )
     if not path.is_file():
-        raise ArchiveError(
+        raise MissingFileError(
             f"the handler file {path} does not exist, and {handler!r} is not a built-in handler "
             f"({', '.join(sorted(built_in))})"
         )
@@ -170,12 +170,12 @@ def extra_files(listed: str, notify: Callable[[str], None]) -> Iterator[Path]:
             yield _existing(Path(item))
             continue
         if not any(mark in item for mark in "*?") and not ("[" in item and "]" in item):
-            raise ArchiveError(f"File does not exist: {item} (named in --extra-files)")
+            raise MissingFileError(f"File does not exist: {item} (named in --extra-files)")
         # sorted: what is packed must not depend on the file system's order
         matches = [Path(match) for match in sorted(glob.glob(item))]
         if not matches:
             notify(f"warning: the wildcard {item} in --extra-files matches no file")
-        yield from (path for path in matches if not (path.is_dir() and _is_skipped(path.name)))
+        yield from (path for path in matches if not (path.is_dir() and is_skipped(path.name)))
 
 
 def companions(serialized_file: Path, taken: Iterable[str]) -> list[Path]:
@@ -206,14 +206,14 @@ def shards(serialized_file: Path, taken: Iterable[str]) -> list[Path]:
         if name in taken:
             continue
         if not path.is_file():
-            raise ArchiveError(f"{serialized_file} names {name}, which is not beside it")
+            raise MissingFileError(f"{serialized_file} names {name}, which is not beside it")
         paths.append(path)
     return paths
 
 
 def _existing(path: Path) -> Path:
     if not path.exists():
-        raise ArchiveError(f"{path} in --extra-files is a link to nothing")
+        raise MissingFileError(f"{path} in --extra-files is a link to nothing")
     return path
 
 
@@ -226,7 +226,8 @@ def _imported(node: ast.AST) -> list[str]:
     return []
 
 
-def _is_skipped(folder: str) -> bool:
+def is_skipped(folder: str) -> bool:
+    """Say whether a sub-folder of this name stays out of an archive."""
     return folder.startswith(".") or folder in _SKIPPED_FOLDERS
 
 
@@ -243,5 +244,5 @@ def _walk(folder: Path, above: tuple[Path, ...], output: Path) -> Iterator[Path]
             continue
         if not path.is_dir():
             yield path
-        elif not _is_skipped(path.name):
+        elif not is_skipped(path.name):
             yield from _walk(path, (*above, real), output)

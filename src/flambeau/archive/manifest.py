@@ -48,21 +48,27 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 def new_manifest(model: ModelSection, runtime: Runtime = "python") -> Manifest:
     """Return the manifest of an archive that is packed now, by this version."""
-    now = datetime.now().astimezone()
+    created_on, archiver_version = new_manifest_header()
     return Manifest(
-        created_on=now.strftime("%d/%m/%Y %H:%M:%S"),
-        runtime=runtime,
-        model=model,
-        archiver_version=__version__,
+        created_on=created_on, runtime=runtime, model=model, archiver_version=archiver_version
     )
+
+
+def new_manifest_header() -> tuple[str, str]:
+    """Return what every manifest says of now and of us: `createdOn` and `archiverVersion`."""
+    return datetime.now().astimezone().strftime("%d/%m/%Y %H:%M:%S"), __version__
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
     """Return the manifest as JSON, in TorchServe's layout: indented by 2, no empty keys."""
-    record: dict[str, object] = msgspec.to_builtins(manifest)
-    section: dict[str, object] = msgspec.to_builtins(manifest.model)
-    record["model"] = {key: value for key, value in section.items() if value}
-    return json.dumps({key: value for key, value in record.items() if value}, indent=2).encode()
+    record = to_record(manifest) | {"model": to_record(manifest.model)}
+    return json.dumps(record, indent=2).encode()
+
+
+def to_record(part: Manifest | ModelSection) -> dict[str, object]:
+    """Return a manifest, or its `model` object, under the JSON's names; empty keys are left out."""
+    record: dict[str, object] = msgspec.to_builtins(part)
+    return {key: value for key, value in record.items() if value}
 
 
 def decode_manifest(text: bytes) -> Manifest:
@@ -114,13 +120,13 @@ def read_manifest(model_dir: Path) -> Manifest:
     return manifest
 
 
-def write_manifest(model_dir: Path, manifest: Manifest) -> None:
-    """Write the manifest into a model folder. Raises `OSError`."""
+def write_manifest(model_dir: Path, text: bytes) -> None:
+    """Write a manifest's JSON into a model folder. Raises `OSError`."""
     path = model_dir / MANIFEST_PATH
     path.parent.mkdir(exist_ok=True)
     # An older manifest may be a hard link to a file that must stay as it is.
     path.unlink(missing_ok=True)
-    path.write_bytes(encode_manifest(manifest))
+    path.write_bytes(text)
 
 
 def _check_files(model: ModelSection, model_dir: Path) -> None:

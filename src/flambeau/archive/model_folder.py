@@ -13,7 +13,13 @@ import msgspec
 import yaml
 
 from flambeau.archive.contents import TRANSFORMERS_HANDLER
-from flambeau.archive.manifest import MANIFEST_PATH, ModelSection, new_manifest, write_manifest
+from flambeau.archive.manifest import (
+    MANIFEST_PATH,
+    ModelSection,
+    encode_manifest,
+    new_manifest,
+    write_manifest,
+)
 from flambeau.archive.pack import ArchiveFormat, PackRequest, pack
 from flambeau.archive.staging import staged_folder
 from flambeau.errors import ArchiveError
@@ -85,7 +91,7 @@ def adopt(
             serialized_file=folder.weights.name,
             config_file=CONFIG_FILE,
         )
-        write_manifest(stage, new_manifest(section))
+        write_manifest(stage, encode_manifest(new_manifest(section)))
     return target
 
 

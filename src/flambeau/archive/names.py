@@ -11,7 +11,7 @@ from typing import Literal
 
 from flambeau.errors import ArchiveError, ErrorKind
 
-NameKind = Literal["model name", "model version"]
+NameKind = Literal["model name", "model version", "workflow name"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _DRIVE = re.compile(r"[A-Za-z]:")
@@ -36,11 +36,13 @@ def check_name(kind: NameKind, text: str) -> str:
 def default_model_name(path: PurePath) -> str:
     """Return the name of a model whose archive or folder does not name it itself.
 
-    That is the file name without its last extension, with `_` in place of every character but
-    ASCII letters and digits (contract.md section 2.4). Leading `_` are dropped, because
-    `check_name` would refuse them.
+    That is the file name, without its last extension if it has `.mar` or `.model` in it, with `_`
+    in place of every character but ASCII letters and digits (contract.md section 2.4: `m.tar.gz`
+    is `m_tar_gz`, the folder `m.v1` is `m_v1`). Leading `_` are dropped, because `check_name`
+    would refuse them.
     """
-    return re.sub(r"\W", "_", path.stem, flags=re.ASCII).lstrip("_") or "model"
+    cut = ".mar" in path.name or ".model" in path.name
+    return re.sub(r"\W", "_", path.stem if cut else path.name, flags=re.ASCII).lstrip("_") or "model"
 
 
 def is_plain_name(text: str) -> bool:

@@ -38,11 +38,11 @@ from flambeau.archive.manifest import (
 )
 from flambeau.archive.names import check_name
 from flambeau.archive.staging import staged_file, staged_folder
-from flambeau.errors import ArchiveError
+from flambeau.errors import ArchiveError, MissingFileError
 
 ArchiveFormat = Literal["default", "zip-store", "tgz", "no-archive"]
 
-_SUFFIXES: dict[ArchiveFormat, str] = {
+SUFFIXES: dict[ArchiveFormat, str] = {
     "default": ".mar",
     "zip-store": ".mar",
     "tgz": ".tar.gz",
@@ -70,20 +70,23 @@ class PackRequest(msgspec.Struct, frozen=True, kw_only=True):
     force: bool = False
 
 
-def pack(request: PackRequest, notify: Callable[[str], None] = lambda _: None) -> Path:
+def pack(
+    request: PackRequest,
+    notify: Callable[[str], None] = lambda _: None,
+    manifest: bytes | None = None,
+) -> Path:
     """Write the archive or folder and return its path.
 
     `notify` is told, in one line each, what the user did not ask for: files that were added,
-    wildcards without a match, an output that is overwritten. The export path is made if missing.
-    Raises `ArchiveError`; then the output is as it was before.
+    wildcards without a match, an output that is overwritten. `manifest` is a manifest's JSON to
+    write in place of the request's own. Raises `ArchiveError`; then the output is as it was before.
     """
     try:
         output = _checked_output(request, notify)
         handler, contents = _collect(request, output, notify)
         files = contents.checked()
-        manifest = _manifest(request, handler)
-        request.export_path.mkdir(parents=True, exist_ok=True)
-        _write(request, output, files, manifest)
+        text = manifest if manifest is not None else encode_manifest(_manifest(request, handler))
+        write_archive(output, files, text, request.archive_format)
         _check_ratio(output, files, notify)
     except OSError as error:
         raise ArchiveError(
@@ -95,19 +98,28 @@ def pack(request: PackRequest, notify: Callable[[str], None] = lambda _: None) -
 def _checked_output(request: PackRequest, notify: Callable[[str], None]) -> Path:
     check_name("model name", request.model_name)
     check_name("model version", request.version)
-    if request.export_path.exists() and not request.export_path.is_dir():
-        raise ArchiveError(f"Given export-path {request.export_path} is not a directory")
-    suffix = _SUFFIXES[request.archive_format]
-    output = request.export_path / f"{request.model_name}{suffix}"
-    if not output.exists():
-        return output
-    if not request.force:
-        raise ArchiveError(f"{output} already exists. Use --force (-f) to overwrite it")
-    if output.is_dir() != (request.archive_format == "no-archive"):
+    output = request.export_path / f"{request.model_name}{SUFFIXES[request.archive_format]}"
+    check_output(output, force=request.force, notify=notify)
+    if output.exists() and output.is_dir() != (request.archive_format == "no-archive"):
         kind = "folder" if output.is_dir() else "file"
         raise ArchiveError(f"{output} is a {kind}, which --force does not replace; move it away")
-    notify(f"overwriting {output}")
     return output
+
+
+def check_output(output: Path, *, force: bool, notify: Callable[[str], None]) -> None:
+    """Check that `output` may be written: its folder is there, and with `force` it may be too.
+
+    Raises `ArchiveError`. TorchServe 0.12 does not make the folder either (contract.md section
+    1.1): a typing error would be found when the server starts.
+    """
+    if not output.parent.is_dir():
+        raise ArchiveError(
+            f"Given export-path {output.parent} is not a directory. Make it first, or name another"
+        )
+    if output.exists():
+        if not force:
+            raise ArchiveError(f"{output} already exists. Use --force (-f) to overwrite it")
+        notify(f"overwriting {output}")
 
 
 def _collect(
@@ -138,7 +150,7 @@ def _add_named(contents: Contents, flag: str, path: Path | None) -> None:
     if path is None:
         return
     if not path.exists():
-        raise ArchiveError(f"File does not exist: {path} (named by {flag})")
+        raise MissingFileError(f"File does not exist: {path} (named by {flag})")
     contents.add(path)
 
 
@@ -185,14 +197,17 @@ def _manifest(request: PackRequest, handler: HandlerSource) -> Manifest:
     return new_manifest(section, request.runtime)
 
 
-def _write(request: PackRequest, output: Path, files: dict[str, Path], manifest: Manifest) -> None:
-    match request.archive_format:
+def write_archive(
+    output: Path, files: dict[str, Path], manifest: bytes, archive_format: ArchiveFormat
+) -> None:
+    """Write `files` (entry name → file) and a manifest's JSON. Raises `OSError`."""
+    match archive_format:
         case "default":
-            _write_zip(output, files, manifest, ZIP_DEFLATED)
+            write_zip(output, files, {MANIFEST_PATH.as_posix(): manifest}, ZIP_DEFLATED)
         case "zip-store":
-            _write_zip(output, files, manifest, ZIP_STORED)
+            write_zip(output, files, {MANIFEST_PATH.as_posix(): manifest}, ZIP_STORED)
         case "tgz":
-            _write_tgz(output, files, manifest, request.model_name)
+            _write_tgz(output, files, manifest)
         case "no-archive":
             _write_folder(output, files, manifest)
 
@@ -207,26 +222,30 @@ def _check_ratio(output: Path, files: dict[str, Path], notify: Callable[[str], N
         )
 
 
-def _write_zip(output: Path, files: dict[str, Path], manifest: Manifest, method: int) -> None:
+def write_zip(
+    output: Path, files: dict[str, Path], texts: dict[str, bytes], method: int
+) -> None:
+    """Write a zip archive of `texts` (entry name → content) and `files`. Raises `OSError`."""
     with (
         staged_file(output) as file,
         ZipFile(file, "w", method, strict_timestamps=False) as archive,
     ):
-        archive.writestr(MANIFEST_PATH.as_posix(), encode_manifest(manifest))
+        for name, text in texts.items():
+            archive.writestr(name, text)
         for name, source in files.items():
             archive.write(source, name)
 
 
-def _write_tgz(output: Path, files: dict[str, Path], manifest: Manifest, folder: str) -> None:
-    """Write a tar.gz whose members all lie below one folder."""
+def _write_tgz(output: Path, files: dict[str, Path], manifest: bytes) -> None:
+    """Write a tar.gz whose members all lie below one folder, named like the archive."""
+    folder = output.name.removesuffix(SUFFIXES["tgz"])
     with (
         staged_file(output) as file,
         tarfile.open(fileobj=file, mode="w:gz", dereference=True) as archive,
     ):
-        text = encode_manifest(manifest)
         member = tarfile.TarInfo(f"{folder}/{MANIFEST_PATH.as_posix()}")
-        member.size = len(text)
-        archive.addfile(member, BytesIO(text))
+        member.size = len(manifest)
+        archive.addfile(member, BytesIO(manifest))
         for name, source in files.items():
             archive.add(source, f"{folder}/{name}", recursive=False, filter=_anonymous)
 
@@ -239,7 +258,7 @@ def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
     return member
 
 
-def _write_folder(output: Path, files: dict[str, Path], manifest: Manifest) -> None:
+def _write_folder(output: Path, files: dict[str, Path], manifest: bytes) -> None:
     """Write a model folder. Files of an older folder that are not packed again stay in it."""
     with staged_folder(output) as stage:
         if output.is_dir():

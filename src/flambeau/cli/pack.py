@@ -57,6 +57,10 @@ def pack(
             " torch-model-archiver."
         )
     folder = read_model_folder(path)
+    try:
+        export_path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArchiveError(f"{export_path} cannot be made: {error.strerror or error}") from error
     request = PackRequest(
         model_name=name
         or (folder_name(path) if Path(model).is_dir() else model.rpartition("/")[2]),

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
@@ -23,22 +24,30 @@ examples:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; return 0, or 1 after one line on stderr. Wrong usage exits with status 2."""
-    options = _parser().parse_args(argv)
+    options = parser().parse_args(argv)
+    return run_archiver(_PROGRAM, lambda say: pack(PackRequest(**vars(options)), say))
+
+
+def run_archiver(program: str, write: Callable[[Callable[[str], None]], Path]) -> int:
+    """Run an archiver's work: each message is one line on stderr, nothing goes to stdout.
+
+    `write` is given what tells the user a line, and returns what it wrote. Returns the exit code:
+    0, 1 after an error, 130 after Ctrl-C.
+    """
+
+    def say(message: str) -> None:
+        print(f"{program}: {' '.join(message.split())}", file=sys.stderr)
+
     try:
-        output = pack(PackRequest(**vars(options)), _say)
+        output = write(say)
     except FlambeauError as error:
-        _say(f"error: {error}")
+        say(f"error: {error}")
         return 1
     except KeyboardInterrupt:
-        _say("interrupted; nothing was written")
+        say("interrupted; nothing was written")
         return 130
-    _say(f"wrote {output} ({_size(output)})")
+    say(f"wrote {output} ({_size(output)})")
     return 0
-
-
-def _say(message: str) -> None:
-    line = " ".join(message.split())
-    print(f"{_PROGRAM}: {line}", file=sys.stderr)
 
 
 def _size(output: Path) -> str:
@@ -51,7 +60,8 @@ def _size(output: Path) -> str:
     return f"{count:.3g} GiB"
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """The command's flags; the parsed names are the fields of `PackRequest`."""
     parser = argparse.ArgumentParser(
         prog=_PROGRAM,
         description=_DESCRIPTION,
@@ -120,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         default=Path(),
         metavar="FOLDER",
-        help="where to write; made if missing (default: the current folder)",
+        help="folder to write to, which must exist (default: the current folder)",
     )
     parser.add_argument(
         "--archive-format",

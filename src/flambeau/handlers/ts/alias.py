@@ -5,7 +5,7 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
 from typing_extensions import override
@@ -14,21 +14,25 @@ _ALIAS = "ts"
 _HOME = "flambeau.handlers.ts"
 
 
-def install_ts() -> None:
+def install_ts(beside: Sequence[str] = ()) -> None:
     """Let `import ts…` in this process mean our implementation, even beside a torchserve package.
 
     There is one module object for both names, so that `isinstance` and `issubclass` agree. Calling
-    it again changes nothing.
+    it again changes nothing. `beside` are folders with further modules of `ts`, which only a
+    user's own process needs.
     """
     if any(isinstance(finder, _TsFinder) for finder in sys.meta_path):
         return
     for name in [name for name in sys.modules if name == _ALIAS or name.startswith(f"{_ALIAS}.")]:
         del sys.modules[name]  # another package's modules, imported before
-    sys.meta_path.insert(0, _TsFinder())
+    sys.meta_path.insert(0, _TsFinder(beside))
 
 
 class _TsFinder(MetaPathFinder):
     """Finds `ts` and everything below it, and nothing else."""
+
+    def __init__(self, beside: Sequence[str]) -> None:
+        self._beside = beside
 
     @override
     def find_spec(
@@ -41,6 +45,8 @@ class _TsFinder(MetaPathFinder):
             return None
         home = _HOME + fullname.removeprefix(_ALIAS)
         if importlib.util.find_spec(home) is None:
+            if self._beside and (spec := PathFinder.find_spec(fullname, self._beside)):
+                return spec
             message = (
                 f"No module named {fullname!r}: this version of Flambeau does not provide that "
                 "part of TorchServe's interface."

@@ -1,0 +1,1 @@
+"""The parts of `MAR-INF/MANIFEST.json`."""

@@ -1,0 +1,1 @@
+"""The parts of `WAR-INF/MANIFEST.json`."""
