@@ -1,7 +1,7 @@
 """The composition root: builds every object, and holds the order of start and stop.
 
-Start: bind the listeners, start the zygote, register the models, accept requests. Requests that
-come before a model's workers are ready wait in its queue.
+Start: bind the listeners, start the zygote, register the models, accept requests. Whoever connects
+before waits; requests that come before a model's workers are ready wait in its queue.
 
 Stop, from the outside in: close the listeners; answer what is in flight; let every model finish
 what it accepted and end its workers; end the zygote. A second signal ends the workers at once.
@@ -107,12 +107,17 @@ class Server:
         self._handle_signals()
         try:
             async with self.core.running() as group:
+                told = group.create_task(self._told_to_stop.wait())
+                models = self.core.management.load_startup_models(self.config.load_models)
+                loading = group.create_task(models)
+                await asyncio.wait((told, loading), return_when=asyncio.FIRST_COMPLETED)
+                loading.cancel()  # unless it is done
                 listening = [group.create_task(each.run_until_told()) for each in self._servers]
-                loading = self.core.management.load_startup_models(self.config.load_models)
-                group.create_task(loading)
-                logger.info("Model server started.")
-                announcing = group.create_task(started()) if started is not None else None
-                await self._told_to_stop.wait()
+                announcing = None
+                if not told.done():
+                    logger.info("Model server started.")
+                    announcing = group.create_task(started()) if started is not None else None
+                await told
                 logger.info("Stopping: listeners closed, finishing what was accepted.")
                 if announcing is not None:
                     announcing.cancel()

@@ -1,5 +1,7 @@
 """The command's flags, for scripts that parse them."""
 
+from pathlib import Path
+
 from flambeau.cli.torch_model_archiver import parser
 from model_archiver.model_archiver_config import ModelArchiverConfig
 
@@ -10,8 +12,8 @@ class ArgParser:
     @staticmethod
     def export_model_args_parser() -> ModelArchiverConfig:
         """Parse `sys.argv`. Wrong usage exits with status 2."""
-        values = {
-            name: str(value) if hasattr(value, "__fspath__") else value
-            for name, value in vars(parser().parse_args()).items()
-        }
-        return ModelArchiverConfig(**values)
+        options = parser().parse_args()
+        for name, value in vars(options).items():
+            if isinstance(value, Path):
+                setattr(options, name, str(value))
+        return ModelArchiverConfig.from_args(options)

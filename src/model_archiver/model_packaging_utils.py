@@ -36,9 +36,7 @@ class ModelExportUtils:
     """The steps of packing a model. `ModelArchiver` runs them all."""
 
     @staticmethod
-    def get_archive_export_path(
-        export_file_path: str, model_name: str, archive_format: str
-    ) -> str:
+    def get_archive_export_path(export_file_path: str, model_name: str, archive_format: str) -> str:
         """Return the path of the archive."""
         return os.path.join(export_file_path, f"{model_name}{archiving_options[archive_format]}")
 

@@ -103,7 +103,7 @@ def register_model_with_params(
     pairs = params.items() if isinstance(params, Mapping) else params
     response = httpx.post(
         f"{management_address}/models", params=[(key, str(value)) for key, value in pairs],
-        timeout=None,  # a model may take its time to load; the server has limits of its own
+        timeout=None,  # noqa: S113  # a model may take its time to load; the server has limits of its own
     )  # fmt: skip
     response.ok = response.is_success  # type: ignore[attr-defined]  # as requests has it
     return response

@@ -71,7 +71,14 @@ def test_wrong_usage(arguments: str, capsys: pytest.CaptureFixture[str]) -> None
 
 @pytest.mark.parametrize(
     "changed",
-    ["--handler no.py", "--model-name !", "--export-path no", "--extra-files no", "--serialized-file no", "-c no"],
+    [
+        "--handler no.py",
+        "--model-name !",
+        "--export-path no",
+        "--extra-files no",
+        "--serialized-file no",
+        "-c no",
+    ],
 )
 def test_errors(changed: str, capsys: pytest.CaptureFixture[str]) -> None:
     """An error is one line on stderr, status 1, and no traceback."""

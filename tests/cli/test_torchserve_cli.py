@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -39,7 +40,7 @@ class Place:
         keys = ("inference_address", "management_address", "metrics_address")
         lines = [f"{k}=http://127.0.0.1:{p}\n" for k, p in zip(keys, self.ports, strict=True)]
         self.config = root / "config.properties"
-        self.config.write_text("".join(lines) + preload + "vmargs=-Xmx1g\nfoo=1\n")
+        self.config.write_text("".join(lines) + preload + "foo=1\n")
         self.environment = os.environ | {
             "TMPDIR": str(root / "tmp"),
             "FLAMBEAU_CACHE": str(root / "cache"),
@@ -53,12 +54,16 @@ class Place:
 
     def run(self, *arguments: str) -> tuple[int, str]:
         """Run the command to its end: exit code, and what it printed to stdout."""
-        done = subprocess.run(
-            [sys.executable, "-m", "flambeau.cli.torchserve", *arguments],
-            cwd=self.root, env=self.environment, timeout=60, check=False,
-            stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
+        done = self.process("flambeau.cli.torchserve", *arguments)
         return done.returncode, done.stdout
+
+    def process(self, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a module as a program, in this place, to its end."""
+        return subprocess.run(
+            [sys.executable, "-m", module, *arguments],
+            cwd=self.root, env=self.environment, timeout=60, check=False,
+            capture_output=True, text=True,
+        )  # fmt: skip
 
     def start(self, *arguments: str) -> tuple[int, str]:
         return self.run("--start", "--model-store", "store", "--models", "echo", *arguments)
@@ -87,10 +92,12 @@ def place(tmp_path: Path) -> Iterator[Place]:
 
 
 def test_version(place: Place) -> None:
-    """TorchServe's words, and ours after them."""
-    code, printed = place.run("--version")
-    assert code == 0
-    assert re.fullmatch(r"TorchServe Version is 0\.12\.0 \(Flambeau [\d.]+\)\n", printed)
+    """TorchServe's words on stdout, and ours on stderr; `python -m ts.model_server` says the same."""
+    for module in ("flambeau.cli.torchserve", "ts.model_server"):
+        done = place.process(module, "--version")
+        assert done.returncode == 0
+        assert done.stdout == "TorchServe Version is 0.12.0\n"
+        assert re.match(r"This is Flambeau [\d.]+", done.stderr)
 
 
 @pytest.mark.parametrize(
@@ -104,18 +111,51 @@ def test_version(place: Place) -> None:
             "--workflow-store directory not found: no",
         ),
         (["--model-store", "store", "--ts-config", "no"], "--ts-config file not found: no"),
-        (["--model-store", "store", "--log-config", "no"], "--log-config file not found: no"),
+        (
+            ["--model-store", "store", "--log-config", "no"],
+            "--log-config file not found: {root}/no",
+        ),
         (
             ["--model-store", "store", "--cpp-log-config", "no"],
-            "--cpp-log-config file not found: no",
+            "--cpp-log-config file not found: {root}/no",
         ),
     ],
 )
 def test_mistakes_are_told_in_torchserve_s_words(
     place: Place, arguments: list[str], message: str
 ) -> None:
-    """One line to stdout, exit code 1 (section 2.2)."""
-    assert place.run(*arguments) == (1, message + "\n")
+    """One line to stdout, exit code 1 (section 2.2). Log files are named by their real path."""
+    place.config.unlink()
+    root = os.path.realpath(place.root)
+    assert place.run(*arguments) == (1, message.format(root=root) + "\n")
+
+
+def test_a_temporary_folder_that_is_none(place: Place) -> None:
+    """`TEMP` names a folder, or the start ends with exit code 1."""
+    place.environment["TEMP"] = "no"
+    message = "Invalid temp directory: no, please check TEMP environment variable.\n"
+    assert place.start() == (1, message)
+
+
+def test_the_environment_s_configuration_file_beats_the_flag(place: Place) -> None:
+    """`TS_CONFIG_FILE` before `--ts-config` (section 2.1)."""
+    (place.root / "other").write_text("job_queue_size=none\n")
+    assert place.start("--ts-config", "other")[1].startswith("Invalid configuration: job_queue")
+    place.environment["TS_CONFIG_FILE"] = "absent"
+    assert place.start("--ts-config", "other") == (1, "--ts-config file not found: absent\n")
+
+
+def test_help_speaks_of_every_flag(place: Place) -> None:
+    """`--help` names all of TorchServe's flags, each with its short form, and exits with 0."""
+    code, printed = place.run("--help")
+    assert code == 0
+    for flag in (
+        *("-v", "--version", "--start", "--stop", "--ts-config", "--model-store", "--models"),
+        *("--workflow-store", "--log-config", "--cpp-log-config", "--foreground", "--ncs"),
+        *("--no-config-snapshots", "--plugins-path", "--ppath", "--disable-token-auth", "--dt"),
+        "--enable-model-api",
+    ):
+        assert f"{flag} " in printed or f"{flag}\n" in printed or f"{flag}," in printed, flag
 
 
 def test_a_wrong_configuration_is_told_by_the_launcher(place: Place) -> None:
@@ -136,19 +176,31 @@ def test_commands_exclude_each_other(place: Place) -> None:
     assert done.returncode == 2
 
 
-def test_models_may_be_separated_by_commas(place: Place) -> None:
-    """`--models a=x,b=y` is what `--models a=x b=y` is, as TorchServe's launcher has it."""
-    printed = place.run("--start", "--model-store", "store", "--models", "one=echo,two=echo")[1]
-    assert "Model server started." in printed
+def test_models_in_all_their_forms(place: Place) -> None:
+    """Once the server has started, all of them are registered: `/models` lists them (section 2.4).
+
+    Separated by blanks or commas; a name, a file, a folder, an absolute folder; one that fails, an
+    empty one and one of no allowed URL are warnings and change nothing else.
+    """
+    write_model(place.root / "elsewhere", "far")
+    with zipfile.ZipFile(place.root / "store" / "my-model.v1.mar", "w") as archive:
+        archive.write(place.root / "store" / "echo" / "handler.py", "handler.py")
+    items = ["one=echo,two=echo", f"far={place.root / 'elsewhere' / 'far'}", "my-model.v1.mar"]
+    items += ["", "none=", "absent.mar", "https://example.org/x.mar?a=b"]
+    code, printed = place.run("--model-store", "store", "--models", *items)
+    assert (code, printed.splitlines()[-1]) == (0, "Model server started.")
     url = f"http://127.0.0.1:{place.ports[1]}/models"
-    wait_until(lambda: len(httpx.get(url).json()["models"]) == 2, 20)
-    names = [model["modelName"] for model in httpx.get(url).json()["models"]]
-    assert names == ["one", "two"]
-    assert place.run("--stop")[0] == 0
+    models = {m["modelName"]: m["modelUrl"] for m in httpx.get(url).json()["models"]}
+    assert list(models) == ["far", "my_model_v1", "one", "two"]
+    assert models["my_model_v1"] == "my-model.v1.mar"
+    log = place.log("ts_log.log")
+    assert "Failed to load model: absent.mar" in log
+    assert "Failed to load model: https://example.org/x.mar?a=b" in log
+    assert "none" not in models
 
 
 def test_stop_without_a_server(place: Place) -> None:
-    """Exit code 0, and an orphan pid file goes; the process that has its pid now is let be."""
+    """Exit code 0. An orphan pid file goes, and is told; another process of its number is let be."""
     assert place.run("--stop") == (0, "TorchServe is not currently running.\n")
     code = "import sys; sys.stdin.read()"
     with subprocess.Popen(
@@ -159,9 +211,9 @@ def test_stop_without_a_server(place: Place) -> None:
             status, printed = place.run("--stop")
             assert status == 0
             assert printed.endswith("TorchServe is not currently running.\n")
-            if text.isdigit():
-                assert printed.startswith("Removing orphan pid file.\n")
-                assert not place.pid_file.exists()
+            orphan = text == "4194304"
+            assert printed.startswith("Removing orphan pid file.\n") == orphan
+            assert place.pid_file.exists() != orphan
         assert bystander.poll() is None
         assert bystander.stdin is not None
         bystander.stdin.close()
@@ -171,21 +223,26 @@ def test_stop_without_a_server(place: Place) -> None:
 def test_a_background_server_s_life(place: Place) -> None:
     """Start returns when requests are accepted; one server per TMPDIR; stop waits for its end."""
     place.pid_file.write_text("4194304")
+    with place.config.open("a") as file:
+        file.write("vmargs=-Xmx1g\n")
     code, printed = place.start()
     assert code == 0, printed
-    assert printed.startswith("Removing orphan pid file.\nModel server started.")
-    assert printed.count("Removing") == 1
+    assert printed == (
+        "Removing orphan pid file.\n"
+        "Warning: TorchServe is using non-default JVM parameters: -Xmx1g\n"
+        "Model server started.\n"
+    )
     pid = int(place.pid_file.read_text())
     assert httpx.get(f"{place.inference}/ping").json() == {"status": "Healthy"}
     wait_until(place.answers, 20)
     workers = children(pid)
     assert len(workers) == 2  # the zygote and one worker
 
-    code, printed = place.start()
-    assert code == 1
-    words = "TorchServe is already running, please use torchserve --stop to stop TorchServe."
-    assert printed.startswith(words)
-    assert str(pid) in printed
+    again = place.process("ts.model_server", "--model-store", "no")
+    assert again.returncode == 1
+    words = "TorchServe is already running, please use torchserve --stop to stop TorchServe.\n"
+    assert again.stdout == words
+    assert str(pid) in again.stderr
 
     assert place.run("--stop") == (0, "TorchServe has stopped.\n")
     assert not Path(f"/proc/{pid}/stat").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text()
@@ -255,7 +312,7 @@ def test_a_port_in_use_is_told_in_one_line(place: Place, foreground: bool) -> No
     told = [line for line in printed.splitlines() if "[WARN ]" not in line]  # the log, in front
     assert len(told) == 1
     assert told[0].startswith(
-        f"Cannot bind management_address to http://127.0.0.1:{place.ports[1]}"
+        f"Failed to bind to address: http://127.0.0.1:{place.ports[1]} (management_address): "
     )
     assert not place.pid_file.exists()
 

@@ -232,7 +232,7 @@ def test_a_port_in_use_is_named(models: Models, environment: dict[str, str]) -> 
             environment, "serve", str(models.folder("text-classification")), "--port", port
         )
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("flambeau: Cannot bind inference_address")
+    assert done.stderr.splitlines()[-1].startswith("flambeau: Failed to bind to address: http://")
     assert f"127.0.0.1:{port}" in done.stderr
 
 

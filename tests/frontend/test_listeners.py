@@ -76,7 +76,7 @@ def test_a_port_in_use_is_named_with_its_key() -> None:
             bind("management_address", address)
     message = raised.value.message
     assert message.startswith(
-        f"Cannot bind management_address to {address}: Address already in use"
+        f"Failed to bind to address: {address} (management_address): Address already in use"
     )
     assert "\n" not in message
 

@@ -42,7 +42,9 @@ def default_model_name(path: PurePath) -> str:
     would refuse them.
     """
     cut = ".mar" in path.name or ".model" in path.name
-    return re.sub(r"\W", "_", path.stem if cut else path.name, flags=re.ASCII).lstrip("_") or "model"
+    return (
+        re.sub(r"\W", "_", path.stem if cut else path.name, flags=re.ASCII).lstrip("_") or "model"
+    )
 
 
 def is_plain_name(text: str) -> bool:

@@ -222,9 +222,7 @@ def _check_ratio(output: Path, files: dict[str, Path], notify: Callable[[str], N
         )
 
 
-def write_zip(
-    output: Path, files: dict[str, Path], texts: dict[str, bytes], method: int
-) -> None:
+def write_zip(output: Path, files: dict[str, Path], texts: dict[str, bytes], method: int) -> None:
     """Write a zip archive of `texts` (entry name → content) and `files`. Raises `OSError`."""
     with (
         staged_file(output) as file,

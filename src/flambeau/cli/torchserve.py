@@ -4,10 +4,7 @@ import argparse
 import contextlib
 import logging
 import os
-import select
-import signal
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -15,87 +12,128 @@ from typing import NoReturn
 import msgspec
 
 from flambeau import __version__
+from flambeau.cli import pid_file
 from flambeau.cli.logs import set_up_logging
 from flambeau.config import ServerConfig, config_file, load_config
 from flambeau.errors import ConfigError, FlambeauError
 from flambeau.server import Server, serve
 
 COMPATIBLE_VERSION = "0.12.0"
-STOP_SECONDS = 60
 _STARTED = b"started"
-_INTERPRETERS = ("python", "pypy", "java")
-_PROGRAMS = {
-    "torchserve",
-    "torchserve.py",
-    "flambeau.cli.torchserve",
-    "org.pytorch.serve.ModelServer",
-}
+
+_DESCRIPTION = """\
+Serve models over HTTP: Flambeau's drop-in for TorchServe's command. The server runs in the
+background until `torchserve --stop`; addresses, ports and limits are set in config.properties.
+"""
+_EPILOG = """\
+examples:
+  torchserve --start --model-store store --models all
+  torchserve --start --model-store store --models bert=bert.mar cats.mar \\
+      --ts-config config.properties --foreground
+  torchserve --stop
+
+TS_CONFIG_FILE names the configuration file and beats --ts-config; LOG_LOCATION is the folder of
+the log files (default: logs). One server runs per TMPDIR, which holds its pid file.
+"""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit code. Messages go to stdout, as TorchServe's do."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     try:
         if arguments.version:
-            print(f"TorchServe Version is {COMPATIBLE_VERSION} (Flambeau {__version__})")
+            print(f"TorchServe Version is {COMPATIBLE_VERSION}")
+            _hint(f"This is Flambeau {__version__}, TorchServe's drop-in.")
             return 0
         if arguments.stop:
-            return _stop(wait=arguments.foreground)
+            return pid_file.stop(quiet=arguments.foreground)
         return _start(arguments)
     except FlambeauError as error:
         print(error)
         return 1
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """The command's flags, under the names that TorchServe's own parser gives them."""
     parser = argparse.ArgumentParser(
-        prog="torchserve", description="Serve models. Flambeau's drop-in for TorchServe's command."
+        prog="torchserve",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verb = parser.add_mutually_exclusive_group()
     verb.add_argument("-v", "--version", action="store_true", help="print the version and exit")
-    verb.add_argument("--start", action="store_true", help="start the model server")
-    verb.add_argument("--stop", action="store_true", help="stop the model server")
-    parser.add_argument(
-        "--ts-config", metavar="FILE", help="configuration file (config.properties)"
+    verb.add_argument("--start", action="store_true", help="start the model server (the default)")
+    verb.add_argument(
+        "--stop", action="store_true", help="stop the model server, once it has answered"
     )
-    parser.add_argument("--model-store", metavar="DIR", help="folder that holds the archives")
-    parser.add_argument("--workflow-store", metavar="DIR", help="folder that holds workflows")
+    parser.add_argument(
+        "--ts-config",
+        metavar="FILE",
+        help="configuration file (default: ./config.properties, if there is one)",
+    )
+    parser.add_argument(
+        "--model-store",
+        metavar="FOLDER",
+        help="folder that holds the archives; needed here or in the configuration file",
+    )
+    parser.add_argument(
+        "--workflow-store", metavar="FOLDER", help="folder that holds workflows; must exist"
+    )
     parser.add_argument(
         "--models",
         nargs="+",
         metavar="MODEL",
-        help="models to load: FILE, NAME=FILE, a folder, or 'all'",
-    )
-    parser.add_argument("--log-config", metavar="FILE", help="log4j2 file; accepted and ignored")
-    parser.add_argument("--cpp-log-config", metavar="FILE", help="accepted and ignored")
-    parser.add_argument(
-        "--foreground", action="store_true", help="stay attached; with --stop, wait for the end"
+        help="models to load: FILE.mar or NAME=FILE.mar of the store, a folder, an allowed URL, "
+        "or 'all' for the whole store",
     )
     parser.add_argument(
-        "--no-config-snapshots", "--ncs", action="store_true", dest="no_config_snapshots",
-        help="neither read nor write snapshots",
-    )  # fmt: skip
-    parser.add_argument("--plugins-path", "--ppath", metavar="DIR", help="accepted and ignored")
+        "--log-config", metavar="FILE", help="TorchServe's log4j2 file; must exist, has no effect"
+    )
     parser.add_argument(
-        "--disable-token-auth", "--dt", action="store_true", help="turn token authorization off"
+        "--cpp-log-config", metavar="FILE", help="its C++ workers' log file; must exist, no effect"
+    )
+    parser.add_argument(
+        "--foreground",
+        action="store_true",
+        help="stay attached and log to the console; with --stop: wait silently for the end",
+    )
+    parser.add_argument(
+        "--no-config-snapshots",
+        "--ncs",
+        action="store_true",
+        dest="no_config_snapshots",
+        help="neither read nor write snapshots of what is served",
+    )
+    parser.add_argument(
+        "--plugins-path", "--ppath", metavar="FOLDER", help="TorchServe's Java plug-ins; no effect"
+    )
+    parser.add_argument(
+        "--disable-token-auth",
+        "--dt",
+        action="store_true",
+        dest="token_auth",
+        help="let clients in without the tokens of key_file.json",
     )
     parser.add_argument(
         "--enable-model-api",
         action="store_true",
-        help="allow clients to register and unregister models",
+        dest="model_mode",
+        help="let clients register and unregister models",
     )
     return parser
 
 
 def _start(arguments: argparse.Namespace) -> int:
-    config = _config(arguments)
-    running = _running_pid()
+    running = pid_file.running_pid()
     if running is not None:
-        print(
-            "TorchServe is already running, please use torchserve --stop to stop TorchServe."
-            f" (pid {running})"
-        )
+        print("TorchServe is already running, please use torchserve --stop to stop TorchServe.")
+        _hint(f"It is process {running}.")
         return 1
+    config = _config(arguments)
+    if config.vmargs:
+        print(f"Warning: TorchServe is using non-default JVM parameters: {config.vmargs}")
+        _hint("They have no effect: Flambeau has no JVM.")
     notes = (*config.notes, *_ignored(arguments))
     if arguments.foreground:
         return _run(config, notes, console=True)
@@ -113,7 +151,6 @@ def _run(
     )
     for note in notes:
         logging.getLogger("flambeau.cli").warning("%s", note)
-    _pid_file().write_text(str(os.getpid()))
 
     async def started(_server: Server) -> None:
         print("Model server started.", flush=True)  # stdout may be a supervisor's pipe
@@ -121,12 +158,8 @@ def _run(
             os.write(ready, _STARTED)
             os.close(ready)
 
-    try:
+    with pid_file.claimed():
         serve(config, started)
-    finally:
-        with contextlib.suppress(OSError, ValueError):
-            if int(_pid_file().read_text()) == os.getpid():
-                _pid_file().unlink()
     return 0
 
 
@@ -144,7 +177,8 @@ def _start_in_background(config: ServerConfig, notes: tuple[str, ...]) -> int:
     with os.fdopen(ready_read, "rb") as ready:
         message = ready.read()
     if message == _STARTED:
-        print(f"Model server started. (pid {pid}, log files in {config.log_location})")
+        print("Model server started.")
+        _hint(f"It is process {pid}; its log files are in {config.log_location}.")
         return 0
     os.waitpid(pid, 0)
     text = message.decode(errors="replace").strip()
@@ -173,14 +207,21 @@ def _detached(config: ServerConfig, notes: tuple[str, ...], ready: int) -> NoRet
 
 def _config(arguments: argparse.Namespace) -> ServerConfig:
     """Read the configuration and make TorchServe's checks, with its messages (section 2.2)."""
-    _check("--log-config", arguments.log_config, Path.is_file, "file")
-    _check("--cpp-log-config", arguments.cpp_log_config, Path.is_file, "file")
+    for flag, name in (
+        ("--log-config", arguments.log_config),
+        ("--cpp-log-config", arguments.cpp_log_config),
+    ):
+        _check(flag, os.path.realpath(name) if name else None, Path.is_file, "file")
+    # only what was given: a flag that was not must not undo the file's word
     flags: dict[str, object] = {
         "model_store": Path(arguments.model_store) if arguments.model_store else None,
+        "workflow_store": Path(arguments.workflow_store) if arguments.workflow_store else None,
         "load_models": _split(arguments.models) if arguments.models else None,
-        "disable_token_authorization": arguments.disable_token_auth or None,
-        "enable_model_api": arguments.enable_model_api or None,
+        "no_config_snapshots": arguments.no_config_snapshots or None,
+        "disable_token_authorization": arguments.token_auth or None,
+        "enable_model_api": arguments.model_mode or None,
     }
+    _check("--model-store", arguments.model_store, Path.is_dir, "directory")
     config = load_config(config_file(arguments.ts_config), flags)
     if config.model_store is None:
         raise ConfigError("Missing mandatory parameter --model-store")
@@ -205,65 +246,14 @@ def _split(items: list[str]) -> tuple[str, ...]:
 
 
 def _ignored(arguments: argparse.Namespace) -> list[str]:
-    names = ("log_config", "cpp_log_config", "plugins_path", "workflow_store")
+    names = ("log_config", "cpp_log_config", "plugins_path")
     given = [f"--{name.replace('_', '-')}" for name in names if getattr(arguments, name)]
     return [f"Accepted and ignored: {', '.join(given)}"] if given else []
 
 
-def _stop(*, wait: bool) -> int:
-    pid = _running_pid()
-    if pid is None:
-        print("TorchServe is not currently running.")
-        return 0
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGTERM)
-    if not _wait_gone(pid, STOP_SECONDS):
-        print("Stopping TorchServe took too long.")
-        return 1
-    with contextlib.suppress(OSError):
-        _pid_file().unlink()
-    if not wait:
-        print("TorchServe has stopped.")
-    return 0
-
-
-def _wait_gone(pid: int, seconds: float) -> bool:
-    """Wait for another process's end: without polling where the system has pidfds."""
-    try:
-        handle = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    with contextlib.closing(os.fdopen(handle, "rb")):
-        ready, _, _ = select.select([handle], [], [], seconds)
-    return bool(ready)
-
-
-def _running_pid() -> int | None:
-    """The running server's pid; a file that no server of this name stands behind is removed."""
-    file = _pid_file()
-    try:
-        pid = int(file.read_text())
-    except (OSError, ValueError):
-        return None
-    if _is_server(pid):
-        return pid
-    print("Removing orphan pid file.")
-    file.unlink(missing_ok=True)
-    return None
-
-
-def _is_server(pid: int) -> bool:
-    """Whether a process is a server, ours or TorchServe's, and no editor of a file of that name."""
-    try:
-        command = Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace").split("\0")
-    except OSError:
-        return False
-    program, *arguments = (Path(part).name for part in command)
-    return program.startswith(_INTERPRETERS) and not _PROGRAMS.isdisjoint(arguments)
-
-
-def _pid_file() -> Path:
-    return Path(tempfile.gettempdir()) / ".model_server.pid"
+def _hint(text: str) -> None:
+    """More than TorchServe says: on stderr, because scripts compare stdout."""
+    print(text, file=sys.stderr)
 
 
 if __name__ == "__main__":

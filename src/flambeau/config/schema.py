@@ -176,6 +176,9 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
         tuple[str, ...],
         Setting("modules imported once, before workers are forked; empty: none", own=True),
     ] = ("flambeau.handlers.preload",)
+    vmargs: Annotated[
+        str, Setting("arguments of TorchServe's JVM", unused="for TorchServe's JVM only")
+    ] = ""
 
     enable_model_api: Annotated[
         bool, Setting("let clients register and unregister models (`--enable-model-api`)")
@@ -241,7 +244,6 @@ IGNORED: dict[str, str] = dict.fromkeys(
         "prefer_direct_buffer",
         "use_native_io",
         "io_ratio",
-        "vmargs",
         "plugins_path",
         "async_logging",
         "debug",

@@ -25,8 +25,8 @@ def bind(key: str, address: Address) -> socket.socket:
     except OSError as error:
         reason = error.strerror or str(error)
         raise ConfigError(
-            f"Cannot bind {key} to {address}: {reason}. Stop what listens there, or set {key}"
-            " in config.properties (or the matching flag) to another address."
+            f"Failed to bind to address: {address} ({key}): {reason}. Stop what listens there, or"
+            f" set {key} in config.properties (or the matching flag) to another address."
         ) from error
 
 

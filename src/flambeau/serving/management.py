@@ -133,8 +133,11 @@ class Management:
             return [Registration(path.name, at_startup=True) for path in paths]
         registrations = []
         for item in items:
-            name, _, url = item.rpartition("=")
-            registrations.append(Registration(url, model_name=name, at_startup=True))
+            name, separator, url = item.partition("=")
+            if not separator or "://" in name:  # `=` may stand in a URL's query
+                name, url = "", item
+            if url:
+                registrations.append(Registration(url, model_name=name, at_startup=True))
         return registrations
 
     def _check_open(self) -> None:
