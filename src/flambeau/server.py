@@ -23,10 +23,15 @@ from flambeau.config import Address, ServerConfig, usable_cores
 from flambeau.errors import ArchiveError, ConfigError
 from flambeau.frontend.http import Listener
 from flambeau.frontend.listeners import HttpServer, bind
+from flambeau.protocols.description import Description
+from flambeau.protocols.health import Health
 from flambeau.protocols.http import HttpProtocol
+from flambeau.protocols.kserve import KServe, KServeReadiness, OpenInference
 from flambeau.protocols.management import ManagementApi
 from flambeau.protocols.metrics import MetricsApi
+from flambeau.protocols.prediction import Predictor
 from flambeau.protocols.predictions import Predictions
+from flambeau.protocols.sagemaker import SageMaker
 from flambeau.serving.inference import Inference
 from flambeau.serving.management import Management
 from flambeau.serving.registry import Registry
@@ -97,7 +102,15 @@ class Server:
         self.core = Core(config)
         self._sockets = self._bind()
         self._servers = [
-            HttpServer(Listener(self._protocols(keys), self.core.metrics), sock, GRACE_SECONDS)
+            HttpServer(
+                Listener(
+                    self._protocols(keys),
+                    self.core.metrics,
+                    torchserve_statuses=config.torchserve_statuses,
+                ),
+                sock,
+                GRACE_SECONDS,
+            )
             for keys, sock in self._sockets.items()
         ]
         self._told_to_stop = asyncio.Event()
@@ -175,13 +188,35 @@ class Server:
         return list(shared.values())
 
     def _protocols(self, keys: tuple[str, ...]) -> list[HttpProtocol]:
-        core, limit = self.core, self.config.max_request_size
-        offered: dict[str, Callable[[], HttpProtocol]] = {
-            "inference_address": lambda: Predictions(core.inference, limit),
-            "management_address": lambda: ManagementApi(core.management),
-            "metrics_address": lambda: MetricsApi(core.metrics, core.registry),
+        core = self.core
+        offered: dict[str, Callable[[], list[HttpProtocol]]] = {
+            "inference_address": self._inference_protocols,
+            "management_address": lambda: [
+                KServeReadiness(core.inference),
+                ManagementApi(core.management, core.inference),
+            ],
+            "metrics_address": lambda: [MetricsApi(core.metrics, core.registry)],
         }
-        return [offered[key]() for key in keys]
+        protocols = [protocol for key in keys for protocol in offered[key]()]
+        return [Description(protocols, self._metrics_url), *protocols]
+
+    def _inference_protocols(self) -> list[HttpProtocol]:
+        inference = self.core.inference
+        predictor = Predictor(inference, self.config.max_request_size)
+        protocols: list[HttpProtocol] = [
+            Health(inference),
+            Predictions(predictor),
+            SageMaker(predictor, inference),
+            KServe(predictor),
+        ]
+        if self.config.ts_open_inference_protocol:
+            protocols.append(OpenInference(inference))
+        return protocols
+
+    def _metrics_url(self) -> str:
+        """Where metrics are served over TCP, "" if nowhere."""
+        address = self.address("metrics_address")
+        return str(address) if self.config.enable_metrics_api and not address.path else ""
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()

@@ -38,7 +38,7 @@ LAST = b"connection: close\r\n\r\n"
         b"nonsense\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
         b"GET /ping HTTP/9.9\r\n\r\n",
-        b"MADEUP /ping HTTP/1.1\r\n\r\n",
+        b"MADEUP ping HTTP/1.1\r\n\r\n",
         b"GET /p\xc3\xa9 HTTP/1.1\r\n\r\n",
         b"CONNECT h:80 HTTP/1.1\r\nhost: h\r\n\r\n",
         GET + b"bad header\r\n\r\n",

@@ -91,7 +91,8 @@ def test_a_model_without_workers_refuses_and_can_be_scaled_up(server: RunningSer
     assert refused.status_code == 503
     assert refused.json()["message"] == (
         'Model "one" has no worker to serve inference request.'
-        " Please use scale workers API to add workers."
+        " Please use scale workers API to add workers. If this is a sequence inference, please"
+        " check if it is closed, or expired; or exceeds maxSequenceJobQueueSize"
     )
     assert httpx.get(f"{server.inference}/ping").status_code == 200
     scaled = httpx.put(url(server, "one"), params={"min_worker": 1, "synchronous": "true"})

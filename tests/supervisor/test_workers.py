@@ -106,7 +106,7 @@ def test_a_new_zygote_takes_over_and_workers_outlive_the_old_one(
     wait_until(lambda: zygote._process is not process and zygote.ready.is_set(), 20)
     assert predict(server, "echo").json()["pid"] == worker
     with caplog.at_level(logging.ERROR, "flambeau"):
-        assert predict(server, "echo", x_do="exit").status_code == 503
+        assert predict(server, "echo", x_do="exit").status_code == 500
     causes = [line.partition(", ")[2] for line in caplog.messages if "process died" in line]
     assert causes == ["cause unknown: its zygote had died before it", "exit code 3"]
     assert predict(server, "echo").json()["pid"] != worker

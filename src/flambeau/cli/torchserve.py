@@ -11,14 +11,13 @@ from typing import NoReturn
 
 import msgspec
 
-from flambeau import __version__
+from flambeau import COMPATIBLE_VERSION, __version__
 from flambeau.cli import pid_file
 from flambeau.cli.logs import set_up_logging
 from flambeau.config import ServerConfig, config_file, load_config
 from flambeau.errors import ConfigError, FlambeauError
 from flambeau.server import Server, serve
 
-COMPATIBLE_VERSION = "0.12.0"
 _STARTED = b"started"
 
 _DESCRIPTION = """\

@@ -201,6 +201,11 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
         bool, Setting("let environment variables override keys", variable=_FILE_ONLY)
     ] = False
 
+    torchserve_statuses: Annotated[
+        bool,
+        Setting("answer errors with TorchServe's statuses where ours differ (docs/migrating.md)",
+            own=True),
+    ] = False  # fmt: skip
     enable_metrics_api: Annotated[bool, Setting("serve metrics_address")] = True
     metrics_mode: Annotated[
         str, Setting("where metrics go", choices=("log", "prometheus", "legacy"))

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from starlette.types import Message, Receive, Scope, Send
 
 from flambeau.errors import ErrorKind, FlambeauError
-from flambeau.protocols.http import Endpoint, HttpProtocol, respond
+from flambeau.protocols.http import Endpoint, HttpProtocol, check_path, respond
 from flambeau.protocols.status import error_response
 from flambeau.telemetry.metrics import Metrics
 
@@ -31,9 +31,16 @@ _FIXED_HEADERS = (
 class Listener:
     """Serves one or more protocols at one address."""
 
-    def __init__(self, protocols: Sequence[HttpProtocol], metrics: Metrics) -> None:
+    def __init__(
+        self,
+        protocols: Sequence[HttpProtocol],
+        metrics: Metrics,
+        *,
+        torchserve_statuses: bool = False,
+    ) -> None:
         self._protocols = protocols
         self._metrics = metrics
+        self._torchserve_statuses = torchserve_statuses
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -41,7 +48,7 @@ class Listener:
             if scope["type"] == "websocket":
                 await send({"type": "websocket.close", "code": 1000})
             return
-        exchange = _Exchange(send)
+        exchange = _Exchange(send, torchserve_statuses=self._torchserve_statuses)
         scope["state"] = {"request_id": exchange.request_id}
         try:
             await self._find(scope)(scope, receive, exchange.send)
@@ -56,6 +63,7 @@ class Listener:
         self._record(scope, exchange)
 
     def _find(self, scope: Scope) -> Endpoint:
+        check_path(scope["raw_path"])
         segments = [part for part in scope["path"].split("/") if part]
         refused: FlambeauError | None = None
         for protocol in self._protocols:
@@ -94,10 +102,11 @@ class Listener:
 class _Exchange:
     """One request and its response, so that every way out adds the same headers."""
 
-    __slots__ = ("_close", "_send", "request_id", "started", "status")
+    __slots__ = ("_close", "_send", "_torchserve_statuses", "request_id", "started", "status")
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, *, torchserve_statuses: bool) -> None:
         self._send = send
+        self._torchserve_statuses = torchserve_statuses
         self._close = False
         self.request_id = str(uuid.uuid4())
         self.started = time.monotonic()
@@ -119,7 +128,7 @@ class _Exchange:
         if error.kind is ErrorKind.CANCELLED:
             self.status = 499  # nobody is there to read it
             return
-        status, body = error_response(error)
+        status, body = error_response(error, torchserve=self._torchserve_statuses)
         headers: dict[str, str] = {}
         if error.retry_after is not None:
             headers["retry-after"] = str(max(1, round(error.retry_after)))

@@ -4,10 +4,14 @@ uvicorn puts no bound on a request line and headers, nor on the time they take; 
 the memory with them, or hold connections open for ever. A stop waits for answers, not for clients:
 a connection whose request is not complete is closed at once. How long a body may stall is the
 business of whoever reads it (`flambeau.protocols.http.read_body`).
+
+What TorchServe passes and uvicorn does not: made-up methods, header names as the client spelled
+them (`HEADER_NAMES` in the scope), reason phrases and statuses up to 999 of a handler's choice.
 """
 
 import asyncio
-from typing import cast
+import re
+from typing import TYPE_CHECKING, cast
 
 from typing_extensions import override
 from uvicorn.protocols.http.httptools_impl import (
@@ -17,7 +21,19 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 from flambeau.errors import ErrorKind
+from flambeau.protocols.http import HEADER_NAMES, REASON
 from flambeau.protocols.status import http_error, json_body
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGI3Application, ASGISendEvent
+
+for _status in range(600, 1000):
+    STATUS_LINE.setdefault(_status, b"HTTP/1.1 %d \r\n" % _status)
+
+_PARSED_METHODS = frozenset(
+    {b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"PATCH", b"OPTIONS", b"CONNECT"}
+)
+_METHOD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}) /")
 
 MAX_HEAD_BYTES = 32 * 1024
 """Bytes of a request line and its headers (promises.md G19)."""
@@ -29,9 +45,40 @@ The rest of a body that nobody reads, since its request is answered, has as long
 """
 
 
+class _Cycle(RequestResponseCycle):
+    """One request and its response, whose start may carry a reason phrase of the handler's."""
+
+    @override
+    async def send(self, message: "ASGISendEvent") -> None:
+        reason = cast("dict[str, bytes]", message).get(REASON)
+        if not reason or self.response_started:
+            await super().send(message)
+            return
+        transport = self.transport
+        line = b"HTTP/1.1 %d %b\r\n" % (cast("dict[str, int]", message)["status"], reason)
+        self.transport = cast("asyncio.Transport", _StatusLine(transport, line))
+        try:
+            await super().send(message)
+        finally:
+            self.transport = transport
+
+
+class _StatusLine:
+    """A transport for the head of one response: its first line is replaced."""
+
+    def __init__(self, transport: asyncio.Transport, line: bytes) -> None:
+        self._transport = transport
+        self._line = line
+
+    def write(self, data: bytes) -> None:
+        self._transport.write(self._line + data.partition(b"\r\n")[2])
+
+
 class HttpConnection(HttpToolsProtocol):
     """Parses requests and runs the application for each; made by `HttpServer`."""
 
+    _names: list[bytes]
+    _method = b""  # the request's own, where the parser was given another
     _head_bytes = 0
     _unfinished_bytes = 0
     _in_head = True
@@ -54,6 +101,8 @@ class HttpConnection(HttpToolsProtocol):
     @override
     def data_received(self, data: bytes) -> None:
         if self._in_head:
+            if not self._begun:
+                data = self._with_known_method(data)
             self._unfinished_bytes += len(data)
         super().data_received(data)
         if self._in_head and self._unfinished_bytes > MAX_HEAD_BYTES:
@@ -80,6 +129,8 @@ class HttpConnection(HttpToolsProtocol):
         self._begun = True
         self._in_head = True
         self._head_bytes = 0
+        self._names = []
+        self.scope["extensions"] = {HEADER_NAMES: self._names}  # type: ignore[dict-item]  # one of ours
 
     @override
     def on_url(self, url: bytes) -> None:
@@ -89,6 +140,7 @@ class HttpConnection(HttpToolsProtocol):
     @override
     def on_header(self, name: bytes, value: bytes) -> None:
         super().on_header(name, value)
+        self._names.append(name)
         self._count(len(name) + len(value))
 
     @override
@@ -96,6 +148,14 @@ class HttpConnection(HttpToolsProtocol):
         self._in_head = False
         self._unfinished_bytes = 0
         super().on_headers_complete()
+        if self._method:
+            self.scope["method"] = self._method.decode()
+            self._method = b""
+
+    @override
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: "ASGI3Application") -> None:
+        cycle.__class__ = _Cycle  # uvicorn names its class where it makes the object
+        super()._start_asgi_task(cycle, app)
 
     @override
     def on_message_complete(self) -> None:
@@ -107,6 +167,17 @@ class HttpConnection(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Called for whatever the parser or a callback above refuses."""
         self._refuse(431 if self._head_bytes > MAX_HEAD_BYTES else 400)
+
+    def _with_known_method(self, data: bytes) -> bytes:
+        """The begin of a request with a method that the parser knows; the real one is kept.
+
+        Only at the begin of what was received: a made-up method in a pipeline is refused.
+        """
+        match = _METHOD.match(data)
+        if match is None or match.group(1) in _PARSED_METHODS:
+            return data
+        self._method = match.group(1)
+        return b"POST" + data[match.end(1) :]
 
     def _owes(self) -> bool:
         """Whether the client has begun a head, or has not finished a body that nobody reads."""

@@ -153,6 +153,8 @@ class TransformersHandler:
 
     def handle(self, data: Sequence[object], context: HandlerContext) -> list[object]:
         """Answer each row of a batch; a `PredictionError` stands for a row without an answer."""
+        if context.get_request_header(0, "describe") == "True":
+            return [dict(self.info())]  # such a request comes alone
         requests = [self._read_request(index, row, context) for index, row in enumerate(data)]
         answers = iter(
             self._answer([one for one in requests if not isinstance(one, PredictionError)])

@@ -8,16 +8,22 @@ that was rebuilt from headers.
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Protocol
 
 from starlette.types import Receive, Scope, Send
 
 from flambeau.errors import ErrorKind, FlambeauError
+from flambeau.protocols.openapi import Operation
 from flambeau.protocols.status import json_body
 
 Endpoint = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+HEADER_NAMES = "flambeau.header_names"
+"""Key of `scope["extensions"]`: names of `scope["headers"]` as the client spelled them."""
+
+REASON = "flambeau.reason"
+"""Key of an `http.response.start` message: the reason phrase to send instead of the standard one."""
 
 NO_BODY = frozenset({204, 304})
 """Statuses whose responses have no body: sent ones would be read as the next response."""
@@ -40,10 +46,13 @@ _FRAMING = frozenset(
 )
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONTROLS = re.compile(rb"[\x00-\x1f\x7f]")
+_BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2}).{0,2}", re.DOTALL)
 
 
 class HttpProtocol(Protocol):
-    """One client-facing API over HTTP."""
+    """One client-facing API over HTTP; `operations` describe it."""
+
+    operations: tuple[Operation, ...]
 
     def endpoint(self, method: str, segments: list[str]) -> Endpoint | None:
         """The endpoint for a request, if the path is this protocol's."""
@@ -130,17 +139,35 @@ def header(scope: Scope, name: bytes) -> str:
     return value.decode("latin-1")
 
 
+def check_path(raw: bytes) -> None:
+    """Raise `FlambeauError` (INVALID_PATH) for a path with a percent escape that is none."""
+    bad = _BAD_ESCAPE.search(raw)
+    if bad is not None:
+        shown, place = bad.group()[1:].decode("latin-1"), bad.start() + 1
+        text = f"invalid hex byte '{shown}' at index {place} of '{raw.decode('latin-1')}'"
+        raise FlambeauError(ErrorKind.INVALID_PATH, text)
+
+
+def spelled_headers(scope: Scope) -> Iterator[tuple[str, str]]:
+    """Every header, its name as the client spelled it where the connection tells."""
+    headers: list[tuple[bytes, bytes]] = scope["headers"]
+    names = (scope.get("extensions") or {}).get(HEADER_NAMES) or [name for name, _ in headers]
+    for name, (_, value) in zip(names, headers, strict=True):
+        yield name.decode("latin-1"), value.decode("latin-1")
+
+
 async def respond(
     send: Send,
     status: int,
     body: bytes,
     content_type: str = "",
     headers: dict[str, str] | None = None,
+    reason: str = "",
 ) -> None:
-    """Send a whole response."""
+    """Send a whole response; `reason` "" stands for the status's standard phrase."""
     if status in NO_BODY:
         body = b""
-    await send(start_message(status, content_type, headers, length=len(body)))
+    await send(start_message(status, content_type, headers, length=len(body), reason=reason))
     await send({"type": "http.response.body", "body": body})
 
 
@@ -150,8 +177,11 @@ def start_message(
     headers: dict[str, str] | None = None,
     *,
     length: int | None = None,
+    reason: str = "",
 ) -> dict[str, object]:
     """The first ASGI message of a response; without `length` the body is chunked.
+
+    `reason` "" stands for the status's standard phrase.
 
     Of `headers`, which are a handler's, those that would break the framing of the connection and
     those whose name is no name are left out.
@@ -164,7 +194,10 @@ def start_message(
             raw.append((key.lower().encode(), _header_bytes(value)))
     if length is not None and status not in NO_BODY:
         raw.append((b"content-length", str(length).encode()))
-    return {"type": "http.response.start", "status": status, "headers": raw}
+    message: dict[str, object] = {"type": "http.response.start", "status": status, "headers": raw}
+    if reason:
+        message[REASON] = _header_bytes(reason)
+    return message
 
 
 async def respond_json(send: Send, document: object, status: int = 200) -> None:

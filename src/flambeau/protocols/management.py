@@ -1,25 +1,29 @@
 """TorchServe's management API: register, describe, list, scale, unregister (contract.md section 6)."""
 
-import datetime
-import json
-import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from urllib.parse import parse_qsl
 
 from starlette.types import Receive, Scope, Send
 
 from flambeau.errors import ErrorKind, FlambeauError
-from flambeau.protocols.http import Endpoint, header, method_not_allowed, read_body, respond_json
+from flambeau.protocols.describe import describe_model
+from flambeau.protocols.http import Endpoint, method_not_allowed, respond_json
+from flambeau.protocols.operations import MANAGEMENT, Operation, management_document
+from flambeau.protocols.parameters import (
+    Parameters,
+    integer,
+    natural,
+    query_parameters,
+    register_parameters,
+    switch,
+)
+from flambeau.serving.inference import Inference
 from flambeau.serving.management import Management
 from flambeau.serving.options import Registration
-from flambeau.serving.served_model import ServedModel
-from flambeau.supervisor.slot import Slot, SlotState
 
-MAX_BODY = 64 * 1024
 PAGE = 100
+RUNTIMES = ("python", "python3")
 Answer = tuple[int, object]
-Parameters = dict[str, str]
 Action = Callable[[Parameters], Awaitable[Answer]]
 
 _DISABLED = (
@@ -31,17 +35,21 @@ _DISABLED = (
 class ManagementApi:
     """The management API over HTTP."""
 
-    def __init__(self, management: Management) -> None:
+    operations: tuple[Operation, ...] = MANAGEMENT
+
+    def __init__(self, management: Management, inference: Inference) -> None:
         self._management = management
+        self._inference = inference
 
     def endpoint(self, method: str, segments: list[str]) -> Endpoint | None:
         """The endpoint of a management call."""
         action = self._action(method, segments)
         if action is None:
             return None
+        read = register_parameters if method == "POST" else query_parameters
 
         async def run(scope: Scope, receive: Receive, send: Send) -> None:
-            status, document = await action(await _parameters(scope, receive))
+            status, document = await action(await read(scope, receive))
             await respond_json(send, document, status)
 
         return run
@@ -61,7 +69,9 @@ class ManagementApi:
                 action = partial(self._scale, name, "".join(rest))
             case "DELETE", ["models", name, *rest] if len(rest) <= 1:
                 action = self._guarded(partial(self._unregister, name, "".join(rest)))
-            case (_, ["models", *_]) | (_, []):
+            case "OPTIONS", ["models", name, *rest] if len(rest) <= 1:
+                action = partial(self._document, name, "".join(rest))
+            case _, ["models", *rest] if len(rest) <= 2 or rest[2:] == ["set-default"]:
                 raise method_not_allowed()
             case _:
                 pass
@@ -73,9 +83,9 @@ class ManagementApi:
         return action
 
     async def _list(self, parameters: Parameters) -> Answer:
-        limit = _integer(parameters, "limit", PAGE)
+        limit = integer(parameters, "limit", PAGE)
         limit = limit if 0 <= limit <= PAGE else PAGE
-        start = max(_integer(parameters, "next_page_token", 0), 0)
+        start = max(integer(parameters, "next_page_token", 0), 0)
         names = self._management.registry.names()
         document: dict[str, object] = {}
         if start + limit < len(names):
@@ -87,26 +97,39 @@ class ManagementApi:
         ]
         return 200, document
 
-    async def _describe(self, name: str, version: str, _parameters: Parameters) -> Answer:
+    async def _describe(self, name: str, version: str, parameters: Parameters) -> Answer:
         registry = self._management.registry
         if version == "all":
-            return 200, [_describe(model) for model in registry.all_versions(name)]
-        return 200, [_describe(registry.get(name, version))]
+            return 200, [await describe_model(model) for model in registry.all_versions(name)]
+        document = await describe_model(registry.get(name, version))
+        if switch(parameters, "customized", default=False):
+            handler = document.pop("handler")
+            document["customizedMetadata"] = await self._inference.describe(name, version)
+            document["handler"] = handler
+        return 200, [document]
+
+    async def _document(self, name: str, version: str, _parameters: Parameters) -> Answer:
+        return 200, management_document(self._management.registry.get(name, version).key.name)
 
     async def _register(self, parameters: Parameters) -> Answer:
         if "url" not in parameters:
             raise FlambeauError(ErrorKind.INVALID_INPUT, "Parameter url is required.")
+        runtime = parameters.get("runtime", "")
+        if runtime and runtime not in RUNTIMES:
+            text = f"Invalid RuntimeType value: {runtime}"
+            raise FlambeauError(ErrorKind.INVALID_INPUT, text)
         registration = Registration(
             parameters["url"],
             model_name=parameters.get("model_name", ""),
             handler=parameters.get("handler", ""),
-            batch_size=_optional(parameters, "batch_size"),
-            max_batch_delay=_optional(parameters, "max_batch_delay"),
-            initial_workers=_optional(parameters, "initial_workers"),
-            response_timeout=_optional(parameters, "response_timeout"),
-            startup_timeout=_optional(parameters, "startup_timeout"),
+            runtime=runtime,
+            batch_size=natural(parameters, "batch_size"),
+            max_batch_delay=natural(parameters, "max_batch_delay"),
+            initial_workers=natural(parameters, "initial_workers"),
+            response_timeout=natural(parameters, "response_timeout"),
+            startup_timeout=natural(parameters, "startup_timeout"),
         )
-        synchronous = _switch(parameters, "synchronous", default=True)
+        synchronous = switch(parameters, "synchronous", default=True)
         model = await self._management.register(registration, wait=synchronous)
         key, workers = model.key, model.options.min_workers
         if workers and not synchronous:
@@ -120,9 +143,9 @@ class ManagementApi:
 
     async def _scale(self, name: str, version: str, parameters: Parameters) -> Answer:
         version = version or parameters.get("model_version", "")
-        minimum = max(_integer(parameters, "min_worker", 1), 0)
-        maximum = _integer(parameters, "max_worker", minimum)
-        synchronous = _switch(parameters, "synchronous", default=False)
+        minimum = max(integer(parameters, "min_worker", 1), 0)
+        maximum = integer(parameters, "max_worker", minimum)
+        synchronous = switch(parameters, "synchronous", default=False)
         model = await self._management.scale(name, version, minimum, maximum, wait=synchronous)
         if not synchronous:
             return 202, {"status": "Processing worker updates..."}
@@ -138,107 +161,3 @@ class ManagementApi:
     async def _unregister(self, name: str, version: str, _parameters: Parameters) -> Answer:
         await self._management.unregister(name, version)
         return 200, {"status": f'Model "{name}" unregistered'}
-
-
-def _describe(model: ServedModel) -> dict[str, object]:
-    """One element of a describe answer (section 6.3), fields in TorchServe's order."""
-    options, load = model.options, model.pool.options.load
-    document: dict[str, object] = {
-        "modelName": model.key.name,
-        "modelVersion": model.key.version,
-        "modelUrl": model.registration.url,
-        "runtime": model.archive.manifest.runtime,
-        "minWorkers": model.minimum,
-        "maxWorkers": model.maximum,
-        "batchSize": model.batcher.batch_size,
-        "maxBatchDelay": options.max_batch_delay,
-        "responseTimeout": int(options.response_timeout),
-        "startupTimeout": int(options.startup_timeout),
-        "maxRetryTimeoutInSec": options.max_retry_timeout,
-        "clientTimeoutInMills": int(options.client_timeout * 1000),
-        "parallelType": options.parallel_type,
-        "parallelLevel": options.parallel_level,
-        "deviceType": "gpu" if options.gpus else "cpu",
-    }
-    if options.device_ids is not None:
-        document["deviceIds"] = options.device_ids
-    document |= {
-        "continuousBatching": options.continuous_batching,
-        "useJobTicket": options.use_job_ticket,
-        "useVenv": options.use_venv,
-        "stateful": options.sequences.on,
-        "sequenceMaxIdleMSec": options.sequences.max_idle_ms,
-        "sequenceTimeoutMSec": options.sequences.timeout_ms,
-        "maxNumSequence": options.sequences.max_number,
-        "maxSequenceJobQueueSize": options.sequences.queue_size,
-    }
-    document["loadedAtStartup"] = model.registration.at_startup
-    document["workers"] = [_worker(slot) for slot in model.pool.active()]
-    document["jobQueueStatus"] = {
-        "remainingCapacity": max(model.queue.capacity - len(model.queue), 0),
-        "pendingRequests": len(model.queue),
-    }
-    document["handler"] = {"name": load.handler} | model.info
-    return document
-
-
-def _worker(slot: Slot) -> dict[str, object]:
-    ready = slot.state in (SlotState.IDLE, SlotState.BUSY)
-    age = time.monotonic() - slot.started_at
-    started = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=age)
-    document: dict[str, object] = {
-        "id": str(slot.number),
-        "startTime": started.strftime("%Y-%m-%dT%H:%M:%S.") + f"{started.microsecond // 1000:03d}Z",
-        "status": "READY" if ready else "UNLOADING",
-        "memoryUsage": slot.memory_bytes(),
-        "pid": slot.pid,
-        "gpu": slot.gpu is not None,
-        "gpuUsage": "N/A",
-    }
-    if slot.error is not None:
-        document["error"] = slot.error.message
-    return document
-
-
-async def _parameters(scope: Scope, receive: Receive) -> Parameters:
-    """Parameters of the query, or of a JSON body instead of them (section 6.4)."""
-    if header(scope, b"content-type").partition(";")[0].strip().lower() == "application/json":
-        body = await read_body(scope, receive, MAX_BODY)
-        if body:
-            return _json_parameters(body)
-    return dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
-
-
-def _json_parameters(body: bytes) -> Parameters:
-    try:
-        document: object = json.loads(body)
-    except (ValueError, RecursionError):
-        document = None
-    if not isinstance(document, dict):
-        raise FlambeauError(
-            ErrorKind.INVALID_INPUT, 'The body is not a JSON object such as {"url": "model.mar"}.'
-        )
-    texts = {True: "true", False: "false"}
-    return {
-        str(key): texts[value] if isinstance(value, bool) else str(value)
-        for key, value in document.items()
-        if value is not None
-    }
-
-
-def _integer(parameters: Parameters, key: str, default: int) -> int:
-    """A number of 32 bits; what is none silently becomes the default (section 6.6)."""
-    try:
-        number = int(parameters[key])
-    except (KeyError, ValueError):
-        return default
-    return number if -(2**31) <= number < 2**31 else default
-
-
-def _optional(parameters: Parameters, key: str) -> int | None:
-    value = _integer(parameters, key, -1)
-    return value if value >= 0 else None
-
-
-def _switch(parameters: Parameters, key: str, *, default: bool) -> bool:
-    return parameters[key].lower() == "true" if key in parameters else default

@@ -5,12 +5,15 @@ from urllib.parse import parse_qs
 from starlette.types import Receive, Scope, Send
 
 from flambeau.protocols.http import Endpoint, respond
+from flambeau.protocols.operations import METRICS, Operation
 from flambeau.serving.registry import Registry
 from flambeau.telemetry.metrics import CONTENT_TYPE, Metrics
 
 
 class MetricsApi:
     """The metrics API over HTTP; repeated `name[]` parameters choose metrics by name."""
+
+    operations: tuple[Operation, ...] = METRICS
 
     def __init__(self, metrics: Metrics, registry: Registry) -> None:
         self._metrics = metrics

@@ -1,8 +1,9 @@
 """The only table from `ErrorKind` to HTTP: status, and the type name that TorchServe's clients know.
 
 Bodies are `{"code", "type", "message"}`, indented by two, with a newline at the end (contract.md
-section 5.8). What differs from TorchServe: a worker's death is a 503 with `Retry-After`, a time-out
-a 504, and a body over the limit gets a JSON body like every other error.
+section 5.8). Statuses are TorchServe's but where section 12 calls them a defect; there the table
+has TorchServe's own beside ours, and `torchserve_statuses=true` in config.properties brings it
+back.
 """
 
 import json
@@ -10,12 +11,16 @@ from typing import NamedTuple
 
 from flambeau.errors import ErrorKind, FlambeauError, PredictionError
 
+WORKER_DIED = "Worker died."
+"""All that TorchServe says of a worker that crashed or was too slow; its log has the reason."""
+
 
 class HttpError(NamedTuple):
-    """How one kind of error looks over HTTP."""
+    """How one kind of error looks over HTTP; `torchserve` is TorchServe's status if it is another."""
 
     status: int
     type: str
+    torchserve: int = 0
 
 
 def http_error(kind: ErrorKind) -> HttpError:  # noqa: C901, PLR0911, PLR0912  # one exhaustive table
@@ -27,6 +32,8 @@ def http_error(kind: ErrorKind) -> HttpError:  # noqa: C901, PLR0911, PLR0912  #
             return HttpError(400, "InvalidModelException")
         case ErrorKind.INVALID_VERSION:
             return HttpError(403, "InvalidModelVersionException")
+        case ErrorKind.INVALID_PATH:
+            return HttpError(403, "IllegalArgumentException")
         case ErrorKind.MODEL_NOT_FOUND:
             return HttpError(404, "ModelNotFoundException")
         case ErrorKind.VERSION_NOT_FOUND:
@@ -45,24 +52,39 @@ def http_error(kind: ErrorKind) -> HttpError:  # noqa: C901, PLR0911, PLR0912  #
             return HttpError(499, "ClientClosedRequestException")
         case ErrorKind.NO_WORKER | ErrorKind.OVERLOADED:
             return HttpError(503, "ServiceUnavailableException")
-        case ErrorKind.WORKER_DIED | ErrorKind.HANDLER_FAILED:
+        case ErrorKind.HANDLER_FAILED:
             return HttpError(503, "InternalServerException")
         case ErrorKind.TIMEOUT:
-            return HttpError(504, "InternalServerException")
+            return HttpError(504, "InternalServerException", torchserve=500)
         case ErrorKind.OUT_OF_MEMORY:
             return HttpError(507, "InternalServerException")
-        case ErrorKind.LOAD_FAILED | ErrorKind.CONFIG | ErrorKind.INTERNAL:
+        case (
+            ErrorKind.WORKER_DIED
+            | ErrorKind.RESPONSE_TOO_LARGE
+            | ErrorKind.LOAD_FAILED
+            | ErrorKind.CONFIG
+            | ErrorKind.INTERNAL
+        ):
             return HttpError(500, "InternalServerException")
 
 
-def error_response(error: FlambeauError) -> tuple[int, bytes]:
-    """The status and JSON body of an error. A handler's own status wins where it is a valid one."""
-    status, type_name = http_error(error.kind)
+def error_response(error: FlambeauError, *, torchserve: bool = False) -> tuple[int, bytes]:
+    """The status and JSON body of an error. A handler's own status wins where it is a valid one.
+
+    With `torchserve`, as TorchServe answers it where ours is another.
+    """
+    status, type_name, theirs = http_error(error.kind)
+    message = error.message
+    if torchserve:
+        status = theirs or status
+        if error.kind in {ErrorKind.TIMEOUT, ErrorKind.RESPONSE_TOO_LARGE}:
+            message = WORKER_DIED
     if isinstance(error, PredictionError) and error.status is not None:
-        status = error.status if 200 <= error.status <= 599 else 500
+        status = error.status if 200 <= error.status <= 999 else 500
         type_name = "InternalServerException"
-    document = {"code": status, "type": type_name, "message": error.message}
-    return status, json_body(document)
+        if torchserve and status == 413:
+            status = 507
+    return status, json_body({"code": status, "type": type_name, "message": message})
 
 
 def json_body(document: object) -> bytes:

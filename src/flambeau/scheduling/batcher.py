@@ -134,7 +134,9 @@ class Batcher:
         """Remove the next batch from the queue, answering what is too late."""
         while len(self._queue):
             now = self._clock()
-            waiting = (Waiting(e.settled, e.attempts, e.deadline, e.size) for e in self._queue)
+            waiting = (
+                Waiting(e.settled, e.attempts, e.deadline, e.size, e.alone) for e in self._queue
+            )
             decision = decide(waiting, now, self.batch_size)
             entries = self._queue.take(sum(map(len, decision)))
             for index in decision.expired:

@@ -21,6 +21,7 @@ class Waiting(NamedTuple):
     attempts: int
     deadline: float | None
     size: int = 0
+    alone: bool = False
 
 
 class Decision(NamedTuple):
@@ -36,7 +37,7 @@ def decide(waiting: Iterable[Waiting], now: float, batch_size: int) -> Decision:
 
     Settled entries (client gone) are forgotten, late ones expire: neither costs a forward pass. An
     entry that was in a batch whose worker died or timed out runs alone, so that it cannot harm
-    neighbours twice.
+    neighbours twice; so does one that asks for it.
     """
     decision = Decision([], [], [])
     size = 0
@@ -45,7 +46,7 @@ def decide(waiting: Iterable[Waiting], now: float, batch_size: int) -> Decision:
             decision.forget.append(index)
         elif entry.deadline is not None and now >= entry.deadline:
             decision.expired.append(index)
-        elif entry.attempts:
+        elif entry.attempts or entry.alone:
             if not decision.run:
                 decision.run.append(index)
             break

@@ -27,6 +27,7 @@ class Entry:
         "_error",
         "_unread",
         "_wakeup",
+        "alone",
         "arrived",
         "attempts",
         "deadline",
@@ -46,6 +47,7 @@ class Entry:
         self.deadline = deadline
         self.dispatched = 0.0
         self.attempts = 0
+        self.alone = False  # whether it never shares a batch
         self.streaming = False
         self.settled = False
         self.size = sum(len(field.value) for field in request.fields)

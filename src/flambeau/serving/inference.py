@@ -2,9 +2,18 @@
 
 import uuid
 
+import msgspec
+
+from flambeau.errors import ErrorKind, FlambeauError
 from flambeau.scheduling.queue import Entry
 from flambeau.serving.registry import Registry
 from flambeau.types import Field, InferenceRequest
+
+_NO_WORKER = (
+    'Model "{}" has no worker to serve describe request.'
+    " Please use scale workers API to add workers."
+)
+_NO_ANSWER = "Failed to get customized model metadata: no answer within responseTimeout."
 
 
 class Inference:
@@ -29,9 +38,46 @@ class Inference:
         request = InferenceRequest(request_id or str(uuid.uuid4()), headers, fields)
         return model.submit(request, version)
 
+    async def describe(self, name: str, version: str) -> dict[str, object]:
+        """What the handler's `describe_handle` tells; {} if that is no object (section 6.3).
+
+        Raises `FlambeauError` (NO_WORKER, TIMEOUT, or the handler's own).
+        """
+        model = self._registry.get(name, version)
+        request = InferenceRequest(str(uuid.uuid4()), {"describe": "True"}, [])
+        try:
+            entry = model.describe(request)
+            body = b"".join([chunk.body async for chunk in entry.chunks()])
+        except FlambeauError as error:
+            texts = {ErrorKind.NO_WORKER: _NO_WORKER.format(name), ErrorKind.TIMEOUT: _NO_ANSWER}
+            if error.kind not in texts:
+                raise
+            raise FlambeauError(error.kind, texts[error.kind]) from None
+        try:
+            document = msgspec.json.decode(body)
+        except msgspec.DecodeError:
+            document = None
+        return document if isinstance(document, dict) else {}
+
     def check_model(self, name: str, version: str) -> None:
         """Raise the error of a request for this model before its body is read, if there is one."""
         self._registry.get(name, version)
+
+    def startup_names(self) -> list[str]:
+        """Names of the models that were loaded when the server started, sorted."""
+        return sorted({m.key.name for m in self._registry if m.registration.at_startup})
+
+    def model_ready(self, name: str) -> bool:
+        """Whether the name's default version has a worker that has loaded it."""
+        return self._registry.get(name).pool.ready_count() > 0
+
+    def ready(self) -> bool:
+        """Whether each name's default version has all the workers that it should have, loaded."""
+        return all(
+            model.pool.ready_count() >= model.minimum
+            for model in self._registry
+            if self._registry.is_default(model)
+        )
 
     def healthy(self) -> bool:
         """Whether each name's default version has the workers it should have (section 5.9).

@@ -29,6 +29,7 @@ class Registration(msgspec.Struct, frozen=True):
     url: str
     model_name: str = ""
     handler: str = ""
+    runtime: str = ""
     batch_size: int | None = None
     max_batch_delay: int | None = None
     initial_workers: int | None = None

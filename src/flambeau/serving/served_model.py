@@ -97,6 +97,14 @@ class ServedModel:
         self.batcher.submit(entry)
         return entry
 
+    def describe(self, request: InferenceRequest) -> Entry:
+        """Accept a request that asks the handler about itself: alone, and in no metric."""
+        now = time.monotonic()
+        entry = Entry(request, now, now + self.options.response_timeout)
+        entry.alone = True
+        self.batcher.submit(entry)
+        return entry
+
     def scale(self, minimum: int, maximum: int) -> None:
         """Ask for at least `minimum` and at most `maximum` workers."""
         self.minimum, self.maximum = minimum, maximum

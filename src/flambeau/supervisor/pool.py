@@ -145,7 +145,8 @@ def no_worker_error(name: str, failure: LoadError | None) -> FlambeauError:
     if failure is None:
         text = (
             f'Model "{name}" has no worker to serve inference request. Please use scale workers API'
-            " to add workers."
+            " to add workers. If this is a sequence inference, please check if it is closed, or"
+            " expired; or exceeds maxSequenceJobQueueSize"
         )
         return FlambeauError(ErrorKind.NO_WORKER, text)
     what = "that stays alive" if failure.kind is ErrorKind.WORKER_DIED else "that could load it"

@@ -239,7 +239,7 @@ class Slot:
         if not self.retired:
             self._set(SlotState.WAITING)
         if job is not None:
-            job.lost(self._death(status, timed_out=process.timed_out))
+            job.lost(self._death(timed_out=process.timed_out))
         self._pool.changed()
 
     async def _kill_when_stuck(self, process: WorkerProcess) -> None:
@@ -250,7 +250,7 @@ class Slot:
         await asyncio.sleep(STOP_GRACE_SECONDS)
         process.kill()
 
-    def _death(self, status: int | None, *, timed_out: bool) -> FlambeauError:
+    def _death(self, *, timed_out: bool) -> FlambeauError:
         load = self._pool.options.load
         kind = ErrorKind.TIMEOUT if timed_out else ErrorKind.WORKER_DIED
         if timed_out:
@@ -259,7 +259,7 @@ class Slot:
                 " (responseTimeout); its worker was replaced"
             )
         else:
-            text = f"Worker died. ({describe_exit(status)} while answering for model {load.name})"
+            text = "Worker died."  # TorchServe's words; the log has the rest
         return FlambeauError(kind, text, retry_after=1)
 
     async def _pause(self) -> None:

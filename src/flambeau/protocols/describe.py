@@ -1,0 +1,76 @@
+"""One model as a describe call shows it (contract.md section 6.3)."""
+
+import datetime
+import time
+
+from flambeau.serving.served_model import ServedModel
+from flambeau.supervisor.slot import Slot, SlotState
+from flambeau.telemetry.gpu import gpu_usage
+
+_STATUS = {
+    SlotState.IDLE: "READY",
+    SlotState.BUSY: "READY",
+    SlotState.LOADING: "LOADING",
+    SlotState.WAITING: "UNLOADING",
+    SlotState.STOPPING: "UNLOADING",
+    SlotState.ENDED: "UNLOADING",
+}
+
+
+async def describe_model(model: ServedModel) -> dict[str, object]:
+    """One element of a describe answer, fields in TorchServe's order."""
+    options, load, sequences = model.options, model.pool.options.load, model.options.sequences
+    document: dict[str, object] = {
+        "modelName": model.key.name,
+        "modelVersion": model.key.version,
+        "modelUrl": model.registration.url,
+        "runtime": model.registration.runtime or model.archive.manifest.runtime,
+        "minWorkers": model.minimum,
+        "maxWorkers": model.maximum,
+        "batchSize": model.batcher.batch_size,
+        "maxBatchDelay": options.max_batch_delay,
+        "responseTimeout": int(options.response_timeout),
+        "startupTimeout": int(options.startup_timeout),
+        "maxRetryTimeoutInSec": options.max_retry_timeout,
+        "clientTimeoutInMills": int(options.client_timeout * 1000),
+        "parallelType": options.parallel_type,
+        "parallelLevel": options.parallel_level,
+        "deviceType": "gpu" if options.gpus else "cpu",
+    }
+    if options.device_ids is not None:
+        document["deviceIds"] = options.device_ids
+    document |= {
+        "continuousBatching": options.continuous_batching,
+        "useJobTicket": options.use_job_ticket,
+        "useVenv": options.use_venv,
+        "stateful": sequences.on,
+        "sequenceMaxIdleMSec": sequences.max_idle_ms,
+        "sequenceTimeoutMSec": sequences.timeout_ms,
+        "maxNumSequence": sequences.max_number,
+        "maxSequenceJobQueueSize": sequences.queue_size,
+        "loadedAtStartup": model.registration.at_startup,
+        "workers": [await _worker(slot) for slot in model.pool.active()],
+        "jobQueueStatus": {
+            "remainingCapacity": max(model.queue.capacity - len(model.queue), 0),
+            "pendingRequests": len(model.queue),
+        },
+        "handler": {"name": load.handler} | model.info,
+    }
+    return document
+
+
+async def _worker(slot: Slot) -> dict[str, object]:
+    age = time.monotonic() - slot.started_at
+    started = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=age)
+    document: dict[str, object] = {
+        "id": str(slot.number),
+        "startTime": started.strftime("%Y-%m-%dT%H:%M:%S.") + f"{started.microsecond // 1000:03d}Z",
+        "status": _STATUS[slot.state],
+        "memoryUsage": slot.memory_bytes(),
+        "pid": slot.pid,
+        "gpu": slot.gpu is not None,
+        "gpuUsage": "N/A" if slot.gpu is None else await gpu_usage(slot.gpu),
+    }
+    if slot.error is not None:
+        document["error"] = slot.error.message
+    return document

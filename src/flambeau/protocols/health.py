@@ -1,0 +1,26 @@
+"""Whether the server is well: TorchServe's `/ping` (contract.md section 5.9)."""
+
+from starlette.types import Receive, Scope, Send
+
+from flambeau.protocols.http import Endpoint, respond_json
+from flambeau.protocols.operations import PING, Operation
+from flambeau.serving.inference import Inference
+
+
+class Health:
+    """`/ping` and everything below it, with any method."""
+
+    operations: tuple[Operation, ...] = PING
+
+    def __init__(self, inference: Inference) -> None:
+        self._inference = inference
+
+    def endpoint(self, method: str, segments: list[str]) -> Endpoint | None:  # noqa: ARG002
+        """The endpoint of `/ping…`."""
+        return self.ping if segments[:1] == ["ping"] else None
+
+    async def ping(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        """Healthy (200) or Unhealthy (500), by the models' default versions."""
+        healthy = self._inference.healthy()
+        status = "Healthy" if healthy else "Unhealthy"
+        await respond_json(send, {"status": status}, 200 if healthy else 500)

@@ -1,0 +1,147 @@
+"""One request to a model over HTTP, whatever route it came by (contract.md sections 5.2 to 5.5).
+
+Routes say which model is meant, what the handler hears of the path, and whether query parameters
+are fields of the row; the rest is the same for all, and is here. It is a bare ASGI endpoint: it is
+most of what the server does.
+"""
+
+import asyncio
+from urllib.parse import parse_qsl
+
+import msgspec
+from starlette.types import Receive, Scope, Send
+
+from flambeau.errors import FlambeauError, PredictionError
+from flambeau.protocols.forms import read_fields
+from flambeau.protocols.http import (
+    Endpoint,
+    header,
+    read_body,
+    respond,
+    respond_json,
+    spelled_headers,
+    start_message,
+)
+from flambeau.protocols.operations import model_document
+from flambeau.scheduling.queue import Entry
+from flambeau.serving.inference import Inference
+from flambeau.types import Chunk, Field
+
+PRIVATE_HEADERS = frozenset({"authorization", "cookie", "proxy-authorization"})
+"""Request headers that handlers, which are other people's code, never see (promises.md G25)."""
+
+SERVER_HEADERS = frozenset({"describe", "explain", "url_path", "url_query"})
+"""What handlers hear from the server only: a client's headers of these names are dropped."""
+
+
+class Call(msgspec.Struct, frozen=True):
+    """Which model a route means, and what it adds.
+
+    `told` are headers for the handler; with `query_fields` the query's parameters are fields.
+    """
+
+    name: str
+    version: str = ""
+    told: dict[str, str] = {}
+    query_fields: bool = False
+
+
+class Predictor:
+    """Answers requests to models."""
+
+    def __init__(self, inference: Inference, max_request_size: int) -> None:
+        self._inference = inference
+        self._limit = max_request_size
+
+    def endpoint(self, method: str, call: Call) -> Endpoint:
+        """The endpoint of a route: every method predicts, OPTIONS describes (section 5.1)."""
+
+        async def describe(_scope: Scope, _receive: Receive, send: Send) -> None:
+            self._inference.check_model(call.name, call.version)
+            await respond_json(send, model_document(call.name))
+
+        async def predict(scope: Scope, receive: Receive, send: Send) -> None:
+            self._inference.check_model(call.name, call.version)
+            await self.answer(call, await self.fields(call, scope, receive), scope, receive, send)
+
+        return describe if method == "OPTIONS" else predict
+
+    async def fields(self, call: Call, scope: Scope, receive: Receive) -> list[Field]:
+        """Read the body within the limit, and split it; query parameters come first."""
+        body = await read_body(scope, receive, self._limit)
+        fields = read_fields(header(scope, b"content-type"), body)
+        if call.query_fields:
+            return [Field(name, "", value) for name, value in query_parameters(scope)] + fields
+        return fields
+
+    async def answer(  # a call, its body and the three of ASGI
+        self, call: Call, fields: list[Field], scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Queue the request, send the answer part by part."""
+        headers = _handler_headers(call, scope)
+        request_id: str = scope["state"]["request_id"]
+        entry = self._inference.submit(call.name, call.version, headers, fields, request_id)
+        watcher = asyncio.ensure_future(cancel_when_client_leaves(receive, entry))
+        try:
+            first = await entry.next()
+            await _send_all(entry, first, send)
+        finally:
+            watcher.cancel()
+            entry.cancel()
+
+
+def query_parameters(scope: Scope) -> list[tuple[str, bytes]]:
+    """The query's parameters in their order, percent escapes decoded."""
+    query: bytes = scope["query_string"]
+    return [
+        (name, value.encode("utf-8", "surrogateescape"))
+        for name, value in parse_qsl(
+            query.decode("latin-1"), keep_blank_values=True, errors="surrogateescape"
+        )
+    ]
+
+
+async def cancel_when_client_leaves(receive: Receive, entry: Entry) -> None:
+    """Withdraw an entry as soon as nobody waits for its answer."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    entry.cancel()
+
+
+def _handler_headers(call: Call, scope: Scope) -> dict[str, str]:
+    """What the handler sees: the client's headers as spelled, and the server's own (section 5.2)."""
+    headers = {
+        name: value
+        for name, value in spelled_headers(scope)
+        if name.lower() not in PRIVATE_HEADERS and name.lower() not in SERVER_HEADERS
+    }
+    headers |= call.told
+    if scope["query_string"] and not call.query_fields:
+        headers["url_query"] = scope["query_string"].decode("latin-1")
+    return headers
+
+
+async def _send_all(entry: Entry, first: Chunk, send: Send) -> None:
+    status = _status(first)
+    if first.last:
+        await respond(send, status, first.body, first.content_type, first.headers, first.reason)
+        return
+    await send(start_message(status, first.content_type, first.headers, reason=first.reason))
+    chunk = first
+    while True:
+        message = {"type": "http.response.body", "body": chunk.body, "more_body": not chunk.last}
+        await send(message)
+        if chunk.last:
+            return
+        try:
+            chunk = await entry.next()
+        except FlambeauError:
+            return  # too late for a status: an unfinished body tells the client
+
+
+def _status(first: Chunk) -> int:
+    """The status that the handler chose. Raises `PredictionError` where it can end no exchange."""
+    status = first.status or 200
+    if not 200 <= status <= 999:
+        raise PredictionError(f"The handler set the status {status}; 200 to 999 can be sent.")
+    return status
