@@ -25,7 +25,7 @@ class MetricsApi:
 
     async def render(self, scope: Scope, _receive: Receive, send: Send) -> None:
         """Send the metrics."""
-        query = parse_qs(scope["query_string"].decode("latin-1"))
+        query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
         for model in self._registry:
             model.publish_state()
         await respond(send, 200, self._metrics.render(query.get("name[]", [])), CONTENT_TYPE)

@@ -4,6 +4,7 @@
 `_total`), and it sorts labels; TorchServe does neither, so the text is made here.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 
 from prometheus_client import Gauge, Histogram
@@ -14,6 +15,8 @@ from flambeau.types import MetricSpec
 
 Labels = tuple[str, ...]
 
+_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
+_LABEL = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
 _ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
 _HELP_ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n"})
 
@@ -31,6 +34,7 @@ class Family:
         help_text: str = "",
         buckets: Iterable[float] = Histogram.DEFAULT_BUCKETS,
     ) -> None:
+        _check_names(spec)
         self.spec = spec
         self._help = help_text or f"Torchserve prometheus {spec.kind} metric with unit: {spec.unit}"
         self._store: Gauge | Histogram
@@ -90,6 +94,17 @@ def sample_names(spec: MetricSpec) -> list[str]:
     if spec.kind == "histogram":
         return [spec.name, *(f"{spec.name}_{part}" for part in ("bucket", "count", "sum"))]
     return [spec.name]
+
+
+def _check_names(spec: MetricSpec) -> None:
+    """The library takes names in any script since Prometheus 3; this text format cannot hold them."""
+    if not _NAME.fullmatch(spec.name):
+        raise ValueError(f"{spec.name!r} is no name for a metric: use letters, digits and _")
+    for label in spec.dimensions:
+        if not _LABEL.fullmatch(label) or label == "le":
+            raise ValueError(f"{label!r} is no name for a dimension: use letters, digits and _")
+    if len(set(spec.dimensions)) < len(spec.dimensions):
+        raise ValueError(f"{spec.dimensions} has a dimension twice")
 
 
 def _line(sample: Sample) -> str:

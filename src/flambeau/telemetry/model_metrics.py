@@ -35,6 +35,7 @@ class ModelMetrics:
         self._host = host
         self._lines = lines
         self._auto_detect = auto_detect
+        self._declared = declared
         self._specs = dict(declared)
         self._names = set(reserved)
         self._families: dict[str, Family] = {}
@@ -74,6 +75,9 @@ class ModelMetrics:
             if not owners:
                 del self._owners[name, labels]
                 self._families[name].remove(labels)
+                if not len(self._families[name]) and name not in self._declared:
+                    del self._families[name]
+                    self._names -= set(sample_names(self._specs.pop(name)))
 
     def families(self) -> Iterator[Family]:
         """All metrics, in the order of their first appearance."""

@@ -1,6 +1,7 @@
 """Log files that roll: at 100 MB and with a new day, compressed, five kept (section 2.7)."""
 
 import gzip
+import re
 import shutil
 import sys
 from datetime import UTC, date, datetime
@@ -35,6 +36,8 @@ class RollingFile:
             if self._file is None:
                 self._open()
             assert self._file is not None
+            if not self._size:
+                self._day = _today()
             self._file.write(data)
             self._file.flush()
             self._size += len(data)
@@ -58,25 +61,25 @@ class RollingFile:
 
     def _roll(self) -> None:
         self.close()
-        stem, day = self._path.stem, self._day.isoformat()
-        number = 1
-        while (target := self._path.with_name(f"{stem}.{day}.{number}.log.gz")).exists():
-            number += 1
-        moved = self._path.with_name(f"{stem}.{day}.{number}.log")
+        day = self._day.isoformat()
+        number = 1 + max((count for when, count, _ in self._rolled() if when == day), default=0)
+        moved = self._path.with_name(f"{self._path.stem}.{day}.{number}.log")
         self._path.rename(moved)
         self._open()
-        with moved.open("rb") as source, gzip.open(target, "wb", compresslevel=6) as packed:
+        with moved.open("rb") as source, gzip.open(f"{moved}.gz", "wb", compresslevel=6) as packed:
             shutil.copyfileobj(source, packed, 1024 * 1024)
         moved.unlink()
-        old = sorted(self._path.parent.glob(f"{stem}.*.log.gz"), key=_age)
-        for file in old[:-KEPT]:
+        for _, _, file in self._rolled()[:-KEPT]:
             file.unlink(missing_ok=True)
 
-
-def _age(file: Path) -> tuple[str, int]:
-    """Day and number of a rolled file's name; others' files sort as the newest and are kept."""
-    parts = file.name.split(".")
-    return (parts[1], int(parts[2])) if len(parts) == 5 and parts[2].isdigit() else ("~", 0)
+    def _rolled(self) -> list[tuple[str, int, Path]]:
+        """Day, number and file of what was rolled, the oldest first. Others' files are not ours."""
+        found = []
+        for file in self._path.parent.glob(f"{self._path.stem}.*.log.gz"):
+            match = re.fullmatch(r"\w+\.(\d{4}-\d\d-\d\d)\.(\d+)\.log\.gz", file.name)
+            if match:
+                found.append((match[1], int(match[2]), file))
+        return sorted(found)
 
 
 def _today() -> date:

@@ -1,0 +1,107 @@
+"""Metrics of the machine (section 7.3)."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from flambeau.testing.echo import write_model
+from flambeau.testing.server import RunningServer, running_server
+from flambeau.testing.waiting import wait_until
+from tests.telemetry.metric_models import families
+
+HOST = ("Level=Host",)
+NAMES = {
+    "CPUUtilization", "MemoryUsed", "MemoryAvailable", "MemoryUtilization",
+    "DiskUsage", "DiskAvailable", "DiskUtilization",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    store = tmp_path_factory.mktemp("store")
+    write_model(store, "echo")
+    with running_server(store, store / "cache", metric_time_interval=1) as running:
+        wait_until(lambda: families(running).keys() >= NAMES, 20)
+        yield running
+
+
+def test_right_after_the_start(server: RunningServer) -> None:
+    """Percentages are percentages, memory is in MB and the disk of `/` in GB."""
+    found = {name: series[HOST] for name, series in families(server).items() if name in NAMES}
+    for name in ("CPUUtilization", "MemoryUtilization", "DiskUtilization"):
+        assert 0 <= found[name] <= 100
+    total = psutil.virtual_memory().total / 1024**2
+    assert 0 < found["MemoryUsed"] < total
+    assert 0 < found["MemoryAvailable"] <= total
+    disk = psutil.disk_usage("/").total / 1024**3  # GB
+    assert 0 < found["DiskUsage"] + found["DiskAvailable"] <= disk
+
+
+def test_again_after_the_interval(server: RunningServer) -> None:
+    """A CPU that is busy between two samples is seen busy, without a process for each sample."""
+    before = families(server)["CPUUtilization"][HOST]
+    seen: set[float] = {before}
+
+    def works() -> bool:
+        sum(number * number for number in range(100_000))
+        seen.add(families(server)["CPUUtilization"][HOST])
+        return len(seen) >= 2 and max(seen) > 0
+
+    wait_until(works, 30)
+
+
+def test_they_can_be_off(tmp_path: Path) -> None:
+    """`disable_system_metrics=true`."""
+    write_model(tmp_path / "store", "echo")
+    with running_server(
+        tmp_path / "store", tmp_path / "cache", disable_system_metrics=True, metric_time_interval=1
+    ) as running:
+        assert not NAMES & families(running).keys()
+
+
+NVML = """
+class NVMLError(Exception):
+    pass
+
+class Numbers:
+    used = 512 * 1024**2
+    memory = 5
+
+def nvmlInit():
+    pass
+
+def nvmlDeviceGetCount():
+    return 4
+
+def nvmlDeviceGetHandleByIndex(index):
+    if index == 1:
+        raise NVMLError
+    return index
+
+def nvmlDeviceGetMemoryInfo(handle):
+    return Numbers
+
+def nvmlDeviceGetUtilizationRates(handle):
+    rates = Numbers()
+    rates.gpu = 10 * handle
+    return rates
+"""
+
+
+def test_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three metrics a device through NVML, where its binding is installed; no more devices than
+    `number_of_gpu`. A device that cannot be read is left out. (The binding here is a stand-in.)"""
+    (tmp_path / "pynvml.py").write_text(NVML)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "store").mkdir()
+    with running_server(tmp_path / "store", tmp_path / "cache", number_of_gpu=3) as running:
+        wait_until(lambda: "GPUUtilization" in families(running), 20)
+        found = families(running)
+    sys.modules.pop("pynvml", None)
+    devices = [(f"DeviceId={index}", *HOST) for index in (0, 2)]
+    assert found["GPUMemoryUtilization"] == dict.fromkeys(devices, 5)
+    assert found["GPUMemoryUsed"] == dict.fromkeys(devices, 512)
+    assert found["GPUUtilization"] == dict(zip(devices, (0, 20), strict=True))
