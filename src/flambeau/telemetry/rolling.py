@@ -25,6 +25,8 @@ class RollingFile:
         self._roll_bytes = roll_bytes
         self._failing = False
         self._file: BinaryIO | None = None
+        self._size = 0
+        self._day = _today()
         self._open()
 
     def write(self, text: str) -> None:
