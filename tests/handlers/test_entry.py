@@ -146,8 +146,10 @@ def test_missing_handler(load: Load) -> None:
         load({"mine.py": "", "model.pt": b""}, "my_handler.py")
     assert str(caught.value) == (
         "No handler 'my_handler': there is no my_handler.py in the archive, and it is not built in "
-        "(base_handler, transformers_handler). The archive contains: MAR-INF/MANIFEST.json, "
-        "mine.py, model.pt."
+        "(transformers_handler, base_handler, vision_handler, image_classifier, image_segmenter, "
+        "object_detector, text_handler, text_classifier, densenet_handler, "
+        "dali_image_classifier, vllm_handler, trt_llm_handler). The archive contains: "
+        "MAR-INF/MANIFEST.json, mine.py, model.pt."
     )
 
 
@@ -171,8 +173,8 @@ def test_no_handler_at_all(load: Load) -> None:
             r"^ImportError: cannot import name 'NoSuchName'.*\(my_handler\.py:1\)$",
         ),
         (
-            "from ts.torch_handler.trt_llm_handler import TRTLLMHandler\n",
-            r"No module named 'ts\.torch_handler\.trt_llm_handler'.*\(my_handler\.py:1\)$",
+            "from ts.torch_handler.no_such import Handler\n",
+            r"No module named 'ts\.torch_handler\.no_such'.*\(my_handler\.py:1\)$",
         ),
         ("def handle(:\n", r"^SyntaxError: .*my_handler\.py, line 1"),
         (

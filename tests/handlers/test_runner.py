@@ -72,7 +72,7 @@ def test_load_gives_the_context_its_facts(load: Load) -> None:
 
 
 def test_headers_of_the_request(load: Load) -> None:
-    """Headers are found in any case, a field's name gives its content type, ids are by row."""
+    """Headers are found in any case one by one, and are a plain dict together; ids are by row."""
     served = load("""
         def handle(data, context):
             if data is None:
@@ -88,7 +88,7 @@ def test_headers_of_the_request(load: Load) -> None:
     second = served.item("b", {"x-foo": "2"})
     answers = [json.loads(body) for body in served.answer(first, second)]
     text = {"content-type": "text/plain"}
-    assert answers == [["1", None, text, first.id, True], ["2", None, text, second.id, True]]
+    assert answers == [["1", None, text, first.id, False], ["2", None, text, second.id, False]]
 
 
 def test_status_headers_and_content_type_per_item(load: Load) -> None:

@@ -31,9 +31,25 @@ _logger = logging.getLogger(__name__)
 
 EntryPoint = Callable[[Any, Context], Any]
 
+_TORCH_HANDLER = "flambeau.handlers.ts.torch_handler"
 BUILT_IN = {
-    "base_handler": ("flambeau.handlers.ts.torch_handler.base_handler", "BaseHandler"),
     "transformers_handler": ("flambeau.handlers.native", "TransformersHandler"),
+    **{
+        name: (f"{_TORCH_HANDLER}.{name}", class_name)
+        for name, class_name in (
+            ("base_handler", "BaseHandler"),
+            ("vision_handler", "VisionHandler"),
+            ("image_classifier", "ImageClassifier"),
+            ("image_segmenter", "ImageSegmenter"),
+            ("object_detector", "ObjectDetector"),
+            ("text_handler", "TextHandler"),
+            ("text_classifier", "TextClassifier"),
+            ("densenet_handler", "DenseNetHandler"),
+            ("dali_image_classifier", "DALIImageClassifier"),
+            ("vllm_handler", "VLLMHandler"),
+            ("trt_llm_handler", "TRTLLMHandler"),
+        )
+    },
 }
 """Handlers that need no file in the archive: module and class by name."""
 

@@ -1,12 +1,9 @@
 """What a handler returned, as the bytes that clients get (contract.md section 5.4)."""
 
-import io
-import json
-import sys
-
 import msgspec
 
 from flambeau.errors import PredictionError
+from flambeau.handlers.ts.protocol.frames import item_bytes
 from flambeau.handlers.ts.utils.util import PredictionException
 
 __all__ = ["Body", "clean_text", "encode_item", "encode_items", "prediction_error"]
@@ -41,15 +38,8 @@ def encode_item(item: object) -> Body | PredictionError:
     """
     if isinstance(item, PredictionError | PredictionException):
         return prediction_error(item)
-    if isinstance(item, bytes | bytearray):
-        return Body(bytes(item))
     try:
-        if isinstance(item, str):
-            return Body(item.encode())
-        tensor = _tensor_bytes(item)
-        if tensor is not None:
-            return Body(tensor)
-        return Body(json.dumps(item, indent=2).encode(), "application/json")
+        return Body(*item_bytes(item))
     except (TypeError, ValueError, RecursionError, OverflowError):
         return PredictionError(_UNSUPPORTED)
 
@@ -66,13 +56,3 @@ def prediction_error(error: PredictionError | PredictionException) -> Prediction
 def clean_text(text: object) -> str:
     """`str(text)` with "?" for what UTF-8 cannot express, so that it can leave the process."""
     return str(text).encode("utf-8", "replace").decode()
-
-
-def _tensor_bytes(item: object) -> bytes | None:
-    """A tensor as `torch.save` writes it; None for anything else."""
-    torch = sys.modules.get("torch")  # without it, nobody can have made a tensor
-    if torch is None or not isinstance(item, torch.Tensor):
-        return None
-    buffer = io.BytesIO()
-    torch.save(item, buffer)
-    return buffer.getvalue()

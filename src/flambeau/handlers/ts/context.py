@@ -4,57 +4,41 @@ The interface is TorchServe's (contract.md section 9.3), with two improvements: 
 found in any letter case, and response header values of any type are turned into text.
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from typing_extensions import override
+
+from flambeau.handlers.ts.protocol.frames import parse_response
 
 __all__ = ["Context", "RequestProcessor"]
 
 ChunkSink = Callable[[Sequence[object], Mapping[int, str] | None], None]
 
 
-class _Headers(dict[str, Any]):
-    """Headers as the client spelled them, looked up in any letter case.
-
-    Besides the headers (text) there is one entry per body field, a dict with its content type.
-    """
-
-    def _spelling(self, key: str) -> str:
-        if dict.__contains__(self, key) or not isinstance(key, str):
-            return key
-        lower = key.lower()
-        return next((known for known in self if known.lower() == lower), key)
-
-    @override
-    def __getitem__(self, key: str) -> Any:
-        return super().__getitem__(self._spelling(key))
-
-    @override
-    def __contains__(self, key: object) -> bool:
-        return isinstance(key, str) and super().__contains__(self._spelling(key))
-
-    @override
-    def get(self, key: str, default: Any = None) -> Any:
-        return super().get(self._spelling(key), default)
-
-
 class RequestProcessor:
     """One request's headers, and the status and headers that the handler gives its answer."""
 
     def __init__(self, request_header: Mapping[str, Any]) -> None:
-        self._request_header = _Headers(request_header)
+        self._request_header = dict(request_header)
         self._response_header: dict[str, str] = {}
         self._status_code = 200
         self._reason_phrase: str | None = None
         self.status_was_set = False
 
     def get_request_property(self, key: str) -> Any:
-        """The request header `key`, or None. A body field's name gives its content type."""
-        return self._request_header.get(key)
+        """The request header `key` in any letter case, or None; the exact spelling comes first.
+
+        A body field's name gives a dict with its content type.
+        """
+        if key in self._request_header or not isinstance(key, str):
+            return self._request_header.get(key)
+        lower = key.lower()
+        return next((v for name, v in self._request_header.items() if name.lower() == lower), None)
 
     def get_request_properties(self) -> dict[str, Any]:
-        """All request headers."""
+        """All request headers, as the client spelled them."""
         return self._request_header
 
     def report_status(self, code: int, reason_phrase: str | None = None) -> None:
@@ -115,11 +99,11 @@ class Context:
         self.request_ids: dict[int, str] | None = None
         self.request_processor: list[RequestProcessor] | None = None
         self.stopping_criteria: Any = None
-        self.cl_socket: Any = None  # TorchServe's wire to the server; ours is `chunk_sink`
         self.chunk_sink: ChunkSink | None = None
-        self.header_key_sequence_id = "ts_request_sequence_id"
-        self.header_key_sequence_start = "ts_request_sequence_start"
-        self.header_key_sequence_end = "ts_request_sequence_end"
+        self.cl_socket: Any = _ChunkSocket(self)
+        self.header_key_sequence_id = _header_name("id")
+        self.header_key_sequence_start = _header_name("start")
+        self.header_key_sequence_end = _header_name("end")
         self._system_properties = {
             "model_dir": model_dir,
             "gpu_id": gpu,
@@ -143,7 +127,7 @@ class Context:
         return self._request(idx).get_request_property(key)
 
     def get_all_request_header(self, idx: int) -> dict[str, Any]:
-        """All headers of request `idx`."""
+        """All headers of request `idx` as the client spelled them, in a plain dict."""
         return self._request(idx).get_request_properties()
 
     def get_sequence_id(self, idx: int) -> str:
@@ -184,7 +168,11 @@ class Context:
 
     @override
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Context) and self.__dict__ == other.__dict__
+        return isinstance(other, Context) and self._values() == other._values()
+
+    def _values(self) -> dict[str, Any]:
+        """The attributes that two contexts are compared by: all but the way to the server."""
+        return {key: value for key, value in vars(self).items() if key != "cl_socket"}
 
     __hash__ = None  # type: ignore[assignment]  # mutable and compared by value
 
@@ -192,3 +180,27 @@ class Context:
         if self.request_processor is None:
             raise RuntimeError("no request is running: headers and statuses exist within a batch")
         return self.request_processor[idx]
+
+
+class _ChunkSocket:
+    """What a handler sees of TorchServe's connection to the server: `sendall` of response frames.
+
+    Each part of a frame becomes a chunk of its request's answer.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def sendall(self, frame: bytes | bytearray) -> None:
+        """Send what `create_predict_response` made; ValueError for anything else."""
+        _, _, parts = parse_response(frame)
+        if self._context.chunk_sink is None:
+            raise RuntimeError("no request is running: a chunk can only be sent within handle()")
+        ids = {index: part.request_id for index, part in enumerate(parts)}
+        self._context.chunk_sink([part.body for part in parts], ids)
+
+
+def _header_name(part: str) -> str:
+    """The name of a sequence header: TorchServe's, unless the environment has another."""
+    default = f"ts_request_sequence_{part}"
+    return os.environ.get(default.upper(), default)  # noqa: TID251 - TorchServe's own switch

@@ -5,6 +5,8 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+from flambeau.handlers.ts.handler_utils.request_groups import answer_batch
+
 __all__ = ["MicroBatching"]
 
 _STEPS = ("preprocess", "inference", "postprocess")
@@ -89,14 +91,14 @@ class MicroBatching:
     def __call__(self, data: list[Any], context: Any) -> Any:
         """The handler's entry point, in place of `BaseHandler.handle`."""
         start = time.monotonic()
-        handler = self.handler
-        handler.context = context
-        if handler._is_describe():  # noqa: SLF001 - BaseHandler's hook, which subclasses override
-            output = [handler.describe_handle()]
-        elif handler._is_explain():  # noqa: SLF001 - likewise
-            output = handler.explain_handle(handler.preprocess(data), data)
-        else:
-            output = self.handle(data)
+        self.handler.context = context
+        output = answer_batch(self.handler, data, context, self._predict)
         elapsed_ms = round((time.monotonic() - start) * 1000, 2)
         context.metrics.add_time("HandlerTime", elapsed_ms, None, "ms")
         return output
+
+    def _predict(self, data: list[Any]) -> Any:
+        """Predictions in micro batches, or explanations of the rows as they are."""
+        if self.handler._is_explain():  # noqa: SLF001 - BaseHandler's hook
+            return self.handler.explain_handle(self.handler.preprocess(data), data)
+        return self.handle(data)

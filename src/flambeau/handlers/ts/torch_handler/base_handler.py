@@ -17,6 +17,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function, tensorboard_trace_handler
 
 from flambeau.errors import LoadError
+from flambeau.handlers.ts.handler_utils.request_groups import answer_batch, one_by_one
 from flambeau.handlers.ts.handler_utils.timer import timed
 from flambeau.handlers.ts.torch_handler.compile_options import compile_options, wants_aot_export
 from flambeau.handlers.ts.utils.util import list_classes_from_module, load_label_mapping
@@ -28,6 +29,7 @@ __all__ = [
     "PT2_AVAILABLE",
     "XLA_AVAILABLE",
     "BaseHandler",
+    "load_tensors",
     "setup_ort_session",
 ]
 
@@ -128,11 +130,13 @@ class BaseHandler(abc.ABC):  # noqa: B024 - TorchServe's class is an ABC without
             if not ONNX_AVAILABLE:
                 raise LoadError(f"{Path(path).name} needs onnxruntime: pip install onnxruntime")
             return setup_ort_session(path, self.map_location)
-        if path.endswith(".so") and wants_aot_export(self.model_yaml_config):
+        compiled = path.endswith(".so") and wants_aot_export(self.model_yaml_config)
+        if compiled or path.endswith(".pt2"):
             return self._load_torch_export_aot_compile(path)
         raise LoadError(
             f"No model weights could be loaded from {Path(path).name}: without a model file it must "
-            "be TorchScript (.pt), ONNX (.onnx), or a .so with pt2.export.aot_compile set."
+            "be TorchScript (.pt), ONNX (.onnx), an AOTInductor package (.pt2), or a .so with "
+            "pt2.export.aot_compile set."
         )
 
     def _load_torchscript_model(self, model_pt_path: str) -> Any:
@@ -144,12 +148,17 @@ class BaseHandler(abc.ABC):  # noqa: B024 - TorchServe's class is an ABC without
             return torch.jit.load(model_pt_path, map_location=self.device)  # type: ignore[no-untyped-call]  # torch has no types for it
 
     def _load_torch_export_aot_compile(self, model_so_path: str) -> Any:
-        """The callable in a library made by ahead-of-time export."""
+        """The callable in a library (.so) or package (.pt2) made by ahead-of-time export."""
+        from torch._export import aot_load
         from torch._inductor import aoti_load_package
 
         if self.map_location == "cuda":
             torch.cuda.set_device(self.device)
-        return aoti_load_package(model_so_path)
+        if model_so_path.endswith(".pt2"):
+            return aoti_load_package(model_so_path)
+        with warnings.catch_warnings():  # the form is deprecated; the archive has it all the same
+            warnings.simplefilter("ignore")
+            return aot_load(model_so_path, str(self.device))
 
     def _load_pickled_model(
         self, model_dir: str, model_file: str, model_pt_path: str | None
@@ -173,7 +182,7 @@ class BaseHandler(abc.ABC):  # noqa: B024 - TorchServe's class is an ABC without
             )
         model = classes[0]()
         if model_pt_path:
-            model.load_state_dict(_load_state_dict(model_pt_path, self.device))
+            model.load_state_dict(load_tensors(model_pt_path, self.device))
         return model
 
     def _compile(self) -> None:
@@ -209,21 +218,27 @@ class BaseHandler(abc.ABC):  # noqa: B024 - TorchServe's class is an ABC without
         """Answer a batch: `data` is a list of rows (contract.md section 5.3), so is the result."""
         start = time.monotonic()
         self.context = context
-        if os.environ.get("ENABLE_TORCH_PROFILER"):  # noqa: TID251 - BaseHandler's own switch
-            if self.manifest is None:
-                self.manifest = context.manifest
-            output, _ = self._infer_with_profiler(data)
-        elif self._is_describe():
-            output = [self.describe_handle()]
-        else:
-            output = self.preprocess(data)
-            if self._is_explain():
-                output = self.explain_handle(output, data)
-            else:
-                output = self.postprocess(self.inference(output))
+        output = answer_batch(self, data, context, self._predict)
         elapsed_ms = round((time.monotonic() - start) * 1000, 2)
         context.metrics.add_time("HandlerTime", elapsed_ms, None, "ms")
         return output
+
+    def _predict(self, data: Any) -> Any:
+        """Predictions or explanations for rows that ask for the same.
+
+        If `preprocess` fails on several requests, each is tried alone, so that a bad one harms
+        none but itself.
+        """
+        try:
+            prepared = self.preprocess(data)
+        except Exception:
+            answers = one_by_one(data, self.context, self._predict)
+            if answers is None:
+                raise
+            return answers
+        if self._is_explain():
+            return self.explain_handle(prepared, data)
+        return self.postprocess(self.inference(prepared))
 
     def _infer_with_profiler(self, data: Any) -> tuple[Any, Any]:
         """(answers, profiler) of a batch that runs under torch.profiler.
@@ -296,8 +311,8 @@ class BaseHandler(abc.ABC):  # noqa: B024 - TorchServe's class is an ABC without
         return bool(self.context) and self.context.get_request_header(0, header) == "True"
 
 
-def _load_state_dict(path: str, device: Any) -> Any:
-    """The tensors in a file; LoadError if it holds code as well."""
+def load_tensors(path: str, device: Any) -> Any:
+    """The tensors and plain values in a file; LoadError if it holds code as well, or is none."""
     try:
         return torch.load(path, map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:

@@ -7,6 +7,7 @@ from typing import Any
 
 from typing_extensions import override
 
+from flambeau.handlers.ts.handler_utils.request_groups import requests_of
 from flambeau.handlers.ts.utils.util import PredictionException
 
 __all__ = ["BaseEnvelope", "RowEnvelope", "document", "payload"]
@@ -49,15 +50,10 @@ class RowEnvelope(BaseEnvelope):
     def handle(self, data: Any, context: Any) -> Any:
         if not data:
             return super().handle(data, context)
-        ids, processors = context.request_ids, context.request_processor
         answers: list[Any] = []
-        try:
-            for index, row in enumerate(data):
-                context.request_ids = {0: ids[index]}
-                context.request_processor = [processors[index]]
+        for index, row in enumerate(data):
+            with requests_of(context, [index]):
                 answers.append(self._handle_row(row, context))
-        finally:
-            context.request_ids, context.request_processor = ids, processors
         return answers
 
     def _handle_row(self, row: Any, context: Any) -> Any:

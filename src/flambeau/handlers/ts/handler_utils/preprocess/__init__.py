@@ -1,0 +1,1 @@
+"""Ways to prepare inputs outside of the handler's own Python code."""

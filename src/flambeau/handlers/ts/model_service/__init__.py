@@ -1,0 +1,1 @@
+"""The handler interface of Multi Model Server, TorchServe's ancestor."""

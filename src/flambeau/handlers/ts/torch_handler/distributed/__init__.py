@@ -1,0 +1,1 @@
+"""Base classes for handlers of models that are spread over several processes."""
