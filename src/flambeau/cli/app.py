@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from flambeau import __version__
+from flambeau.cli.doctor import doctor
 from flambeau.cli.models import app as models_app
 from flambeau.cli.pack import pack
 from flambeau.cli.predict import predict
@@ -23,6 +24,7 @@ app.command()(serve)
 app.command()(pack)
 app.command()(prepare)
 app.command()(predict)
+app.command()(doctor)
 app.add_typer(models_app, name="models")
 
 

@@ -2,6 +2,7 @@
 
 runner         loads one model's handler and runs batches through it
 entry          finds the handler that an archive asks for
+choice         whether our native handler answers in its place
 rows, results  the bytes of a request as a handler's row; its answers as bytes
 recognise      knows TorchServe's stock Transformers handler
 native         our own Transformers handler

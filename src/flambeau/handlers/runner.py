@@ -8,15 +8,14 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from flambeau.archive.yaml_config import read_yaml
-from flambeau.errors import ArchiveError, ConfigError, LoadError, PredictionError
+from flambeau.errors import ArchiveError, LoadError, PredictionError
 from flambeau.handlers import removed_calls
+from flambeau.handlers.choice import Choice, choose
 from flambeau.handlers.entry import (
     Entry,
-    HandlerName,
-    handler_file,
     instance_entry,
     load_entry,
     parse_handler,
@@ -24,10 +23,8 @@ from flambeau.handlers.entry import (
     wrap_in_envelope,
 )
 from flambeau.handlers.failures import batch_failure, load_failure
-from flambeau.handlers.recognise import recognise_file
 from flambeau.handlers.results import Body, clean_text, encode_item, encode_items
 from flambeau.handlers.rows import to_row
-from flambeau.handlers.settings import HandlerMode, parse_settings, read_json_object
 from flambeau.handlers.ts import __version__ as ts_version
 from flambeau.handlers.ts.alias import install_ts
 from flambeau.handlers.ts.context import Context, RequestProcessor
@@ -35,7 +32,7 @@ from flambeau.handlers.ts.metrics.metric_cache_yaml_impl import MetricsCacheYaml
 from flambeau.handlers.ts.metrics.metric_type_enum import MetricTypes
 from flambeau.handlers.ts.service import PREDICTION_METRIC, feed_metrics_to
 from flambeau.ipc.messages import Load, Measured
-from flambeau.types import Chunk, InferenceRequest, MetricSample, OutputShape
+from flambeau.types import Chunk, InferenceRequest, MetricSample
 
 __all__ = ["Emit", "Runner"]
 
@@ -106,7 +103,7 @@ class Runner:
         os.chdir(model_dir)
         prepare_import_path(name, model_dir)
         install_ts()
-        choice = _choose(name, model_dir, config)
+        choice = choose(name, model_dir, config)
         if choice.native:
             entry = _native_entry(choice, context)
         else:
@@ -228,48 +225,7 @@ def _visible_headers(item: InferenceRequest) -> dict[str, Any]:
     return {**fields, **item.headers}
 
 
-class _Choice(NamedTuple):
-    """Who answers: our native handler (in which output shape by default), or the archive's."""
-
-    native: bool
-    told: str
-    output: OutputShape | None = None
-
-
-def _choose(name: HandlerName, model_dir: Path, config: Mapping[str, object]) -> _Choice:
-    """Whether the native handler stands in for the archive's own file."""
-    file = handler_file(name, model_dir)
-    if file is None:
-        built_in = name.module == "transformers_handler" and not name.directory
-        return _Choice(built_in, "native" if built_in else "own")
-    mode = _handler_mode(model_dir, config)
-    form = recognise_file(file)
-    if mode == "native":
-        return _Choice(True, "native (handler_mode: native)", "legacy")
-    if mode == "auto" and form is not None:
-        _logger.info(
-            "%s is TorchServe's stock Transformers handler (%s): the model is served natively. "
-            "handler_mode: as-is in its configuration runs the file itself.",
-            file.name,
-            form.era,
-        )
-        return _Choice(True, f"native (stock handler of TorchServe {form.era})", "legacy")
-    return _Choice(False, "own")
-
-
-def _handler_mode(model_dir: Path, config: Mapping[str, object]) -> HandlerMode:
-    """`handler_mode` of the archive's settings; all other keys there may be the user's own."""
-    section = config.get("handler")
-    value = section.get("handler_mode") if isinstance(section, Mapping) else None
-    if value is None:
-        try:
-            value = read_json_object(model_dir / "setup_config.json").get("handler_mode")
-        except ConfigError:
-            return "auto"  # a file of that name need not be ours
-    return parse_settings({"handler_mode": value}, {}).handler_mode
-
-
-def _native_entry(choice: _Choice, context: Context) -> Entry:
+def _native_entry(choice: Choice, context: Context) -> Entry:
     from flambeau.handlers.native import TransformersHandler
 
     return instance_entry(TransformersHandler(choice.output), context)

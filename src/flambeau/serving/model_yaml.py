@@ -110,24 +110,29 @@ def read_model_yaml(model_dir: Path, config_file: str) -> ModelYaml:
 
 def parse_model_yaml(document: Mapping[str, object], file: str) -> ModelYaml:
     """The server's keys of a document; what is wrong in it is logged as a warning each."""
+    result, warnings = check_model_yaml(document)
+    for text in warnings:
+        logger.warning("%s: %s", file, text)
+    return result
+
+
+def check_model_yaml(document: Mapping[str, object]) -> tuple[ModelYaml, list[str]]:
+    """The server's keys of a document, and one line for each thing that is wrong in it."""
     values: dict[str, object] = {}
+    warnings: list[str] = []
     for key, value in document.items():
         if key not in _FIELDS:
             known = _misspelt(key)
             if known is not None and known not in document:
-                logger.warning(
-                    "%s: %s is not a key of the server; did you mean %s?", file, key, known
-                )
+                warnings.append(f"{key} is not a key of the server; did you mean {known}?")
             continue
         complaint = _complaint(key, value)
         if complaint is not None:
-            logger.warning("%s: %s is ignored: it is %r, expected %s", file, key, value, complaint)
+            warnings.append(f"{key} is ignored: it is {value!r}, expected {complaint}")
             continue
         values[key] = _normal(key, value)
     result = msgspec.convert(values, ModelYaml)
-    for text in _contradictions(result):
-        logger.warning("%s: %s", file, text)
-    return result
+    return result, [*warnings, *_contradictions(result)]
 
 
 def _complaint(key: str, value: object) -> str | None:
