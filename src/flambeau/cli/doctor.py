@@ -1,5 +1,6 @@
 """`flambeau doctor`: what will break or change when an archive is served, told beforehand."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from flambeau.errors import ArchiveError
 
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 _WRONG_USAGE = 2
+_WIDE = 200
 
 
 def doctor(
@@ -48,7 +50,8 @@ def doctor(
 
 
 def _show(reports: list[Report], environment: list[Finding]) -> None:
-    console = Console(highlight=False)
+    # a file or a pipe has no width, and nothing must be cut in it
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
     for finding in environment:
         console.print(_line(finding), soft_wrap=True)
     if len(reports) > 1:
@@ -63,9 +66,11 @@ def _show(reports: list[Report], environment: list[Finding]) -> None:
 
 def _table(reports: list[Report]) -> Table:
     """One line per archive; counts first, so that a narrow terminal cuts names alone."""
-    table = Table("errors", "warnings", "notes", "archive", "answered by", box=None)
-    for column in table.columns:
-        column.no_wrap = True
+    table = Table(box=None)
+    for count in ("errors", "warnings", "notes"):
+        table.add_column(count, justify="right", min_width=len(count))
+    for name in ("archive", "answered by"):
+        table.add_column(name, no_wrap=True)
     for report in reports:
         errors = report.count("error")
         table.add_row(

@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
@@ -19,6 +20,7 @@ from flambeau.handlers.settings import HandlerSettings, read_json_object, read_s
 from flambeau.tasks import available
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json")
+_VISION = frozenset({"vision_handler", "image_classifier", "image_segmenter", "object_detector"})
 _SENTENCEPIECE = ("*.model", "sentencepiece.bpe.model")
 
 
@@ -123,7 +125,7 @@ def _native_files(
 
 def _without_file(handler: str, module: str) -> Examined:
     if module in BUILT_IN:
-        return Examined(False, f"the built-in {module}")
+        return Examined(False, f"the built-in {module}", findings=_built_in(module))
     finding = Finding(
         "error",
         "handler",
@@ -133,6 +135,13 @@ def _without_file(handler: str, module: str) -> Examined:
         "Pack its file with --handler, or choose another.",
     )
     return Examined(False, "nobody", findings=(finding,))
+
+
+def _built_in(module: str) -> tuple[Finding, ...]:
+    if module not in _VISION or find_spec("torchvision") is not None:
+        return ()
+    what = f"The built-in {module} needs torchvision, which is not installed here."
+    return (Finding("error", "import", "", what, "pip install torchvision beside Flambeau."),)
 
 
 def _entry(file: str, function: str, sources: list[Source]) -> list[Finding]:

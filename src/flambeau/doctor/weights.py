@@ -6,9 +6,11 @@ import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 from flambeau.doctor.findings import Finding
+
+Instructions = Iterator[tuple[pickletools.OpcodeInfo, Any, int | None]]
 
 _SUFFIXES = frozenset({".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".joblib", ".model"})
 _PICKLE_START = b"\x80"
@@ -89,7 +91,24 @@ def kind_of(path: Path) -> Literal["torchscript", "torch-zip", "pickle", "other"
             return "torchscript"
         return "torch-zip" if any(name.endswith("data.pkl") for name in names) else "other"
     with path.open("rb") as file:
-        return "pickle" if file.read(1) == _PICKLE_START else "other"
+        return "pickle" if file.read(1) == _PICKLE_START or _is_old_pickle(file) else "other"
+
+
+def _is_old_pickle(file: BinaryIO) -> bool:
+    """Whether a file without a protocol's number reads as a pickle to its end."""
+    file.seek(0)
+    try:
+        return any(opcode.name in ("GLOBAL", "INST") for opcode, _, _ in _instructions(file))
+    except ValueError:
+        return False
+
+
+def _instructions(pickled: bytes | BinaryIO) -> Instructions:
+    """A pickle's instructions. Raises `ValueError` where they are none."""
+    try:
+        yield from pickletools.genops(pickled)
+    except (OverflowError, MemoryError, RecursionError) as error:
+        raise ValueError(str(error)) from error
 
 
 def _safetensors(path: Path, name: str) -> list[Finding]:
@@ -170,6 +189,7 @@ def _globals_of(path: Path, kind: str) -> Iterator[str]:
 
 def _legacy(file: BinaryIO) -> Iterator[str]:
     """A file of pickles one after the other, tensors' bytes behind them (torch before 1.6)."""
+    yield from _names(file)
     while file.read(1) == _PICKLE_START:
         file.seek(-1, 1)
         yield from _names(file)
@@ -180,7 +200,7 @@ def _names(pickled: bytes | BinaryIO) -> Iterator[str]:
     texts: list[str] = []
     memo: dict[int, str | None] = {}
     last: str | None = None
-    for opcode, argument, _ in pickletools.genops(pickled):
+    for opcode, argument, _ in _instructions(pickled):
         name = opcode.name
         if name in ("GLOBAL", "INST"):
             yield str(argument)
