@@ -42,7 +42,7 @@ assert BaseHandler is home.BaseHandler
 from flambeau.handlers.ts.context import Context
 assert isinstance(Context("m", "", {}, 1, None, False, "1.0"), ts.context.Context)
 try:
-    import ts.model_service
+    import ts.no_such_part
 except ImportError as error:
     print(error)
 flags = ts.arg_parser.ArgParser.ts_parser().parse_args(["--dt", "--models", "a", "b", "--start"])
@@ -50,7 +50,7 @@ assert flags.token_auth and flags.models == ["a", "b"] and not flags.model_mode
 """
     done = python(code, tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("No module named 'ts.model_service'")
+    assert done.stdout.startswith("No module named 'ts.no_such_part'")
 
 
 def test_the_llm_launcher_names_what_to_use(tmp_path: Path) -> None:
