@@ -22,6 +22,7 @@ class ErrorKind(StrEnum):
 
     INVALID_INPUT = "invalid_input"
     INVALID_ARCHIVE = "invalid_archive"
+    DOWNLOAD_FAILED = "download_failed"
     INVALID_VERSION = "invalid_version"
     INVALID_PATH = "invalid_path"
     MODEL_NOT_FOUND = "model_not_found"

@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 
 import uvloop
 
+from flambeau.archive.cache import CacheBounds
 from flambeau.archive.store import ModelStore
 from flambeau.archive.yaml_config import read_yaml
 from flambeau.config import Address, ServerConfig, usable_cores
@@ -35,7 +36,9 @@ from flambeau.protocols.sagemaker import SageMaker
 from flambeau.serving.inference import Inference
 from flambeau.serving.management import Management
 from flambeau.serving.registry import Registry
+from flambeau.serving.restore import restore
 from flambeau.serving.served_model import Host
+from flambeau.serving.snapshots import Snapshots
 from flambeau.supervisor.zygote import Zygote
 from flambeau.telemetry.metrics import Metrics
 from flambeau.telemetry.metrics_config import DEFAULT_FILE, parse_metrics_config
@@ -60,9 +63,24 @@ class Core:
             usable_cores(),
             itertools.count(config.initial_worker_port).__next__,
         )
-        store = ModelStore(config.model_store or config.cache_dir, config.cache_dir / "archives")
-        self.management = Management(self.registry, store, config, host)
+        store = ModelStore(
+            config.model_store or config.cache_dir,
+            config.cache_dir / "archives",
+            bounds=CacheBounds(max_bytes=config.cache_max_bytes, max_days=config.cache_max_days),
+        )
+        snapshots = None
+        if config.log_location is not None and not config.no_config_snapshots:
+            snapshots = Snapshots(config.log_location / "config", config)
+        self.management = Management(self.registry, store, config, host, snapshots)
         self.inference = Inference(self.registry)
+
+    async def load_models(self) -> None:
+        """Register the models of a snapshot or of `load_models`; their workers begin to load."""
+        if self.config.model_snapshot:
+            await restore(self.management, self.config.model_snapshot)
+        else:
+            await self.management.load_startup_models(self.config.load_models)
+        await self.management.started()
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[asyncio.TaskGroup]:
@@ -116,13 +134,16 @@ class Server:
         self._told_to_stop = asyncio.Event()
 
     async def run(self, started: Callable[[], Coroutine[None, None, None]] | None = None) -> None:
-        """Serve until `stop`. `started` is awaited once the listeners accept requests."""
+        """Serve until `stop`.
+
+        `started` is awaited once the listeners accept requests and the models of the configuration
+        are registered; their workers may still be loading.
+        """
         self._handle_signals()
         try:
             async with self.core.running() as group:
                 told = group.create_task(self._told_to_stop.wait())
-                models = self.core.management.load_startup_models(self.config.load_models)
-                loading = group.create_task(models)
+                loading = group.create_task(self.core.load_models())
                 await asyncio.wait((told, loading), return_when=asyncio.FIRST_COMPLETED)
                 loading.cancel()  # unless it is done
                 listening = [group.create_task(each.run_until_told()) for each in self._servers]
@@ -137,6 +158,7 @@ class Server:
                 for server in self._servers:
                     server.stop()
                 await asyncio.wait(listening)
+                await self.core.management.save_snapshot("shutdown")
         finally:
             for sock in self._sockets.values():
                 sock.close()

@@ -79,12 +79,12 @@ def test_old_manifests(tmp_path: Path) -> None:
         (b"\xff\xfe{}", "not valid JSON"),
         ("[" * 100_000, "not valid JSON"),
         ("[]", "not a JSON object"),
-        ("{}", 'no "model" entry'),
-        ('{"model": null}', 'no "model" entry'),
+        ("{}", "Missing Model entry in manifest file."),
+        ('{"model": null}', "Missing Model entry in manifest file."),
         ('{"model": []}', r"\$\.model"),
         ('{"model": {"modelName": ["x"]}}', r"\$\.model\.modelName"),
-        ('{"runtime": "java", "model": {}}', "runtime 'java' is not one of python, python3, LSP"),
-        ('{"runtime": [], "model": {}}', "runtime"),
+        ('{"runtime": "java", "model": {}}', "Runtime is not defined or invalid."),
+        ('{"runtime": [], "model": {}}', "Runtime is not defined or invalid."),
     ],
 )
 def test_broken_manifests(text: str | bytes, reason: str) -> None:

@@ -203,7 +203,6 @@ def test_racing_opens(store: ModelStore, root: Path, tmp_path: Path) -> None:
         ({"model": {"configFile": "../x"}}, "configFile '../x' must be a file name"),
         ({"model": {"requirementsFile": "absent.txt"}}, "'absent.txt', which is not in"),
         ([], "not a JSON object"),
-        ({"runtime": "java", "model": {}}, "runtime 'java'"),
     ],
 )
 def test_bad_manifests_leave_nothing(

@@ -18,6 +18,17 @@ Runtime = Literal["python", "python3", "LSP"]
 _MAX_BYTES = 1024 * 1024
 
 
+class ManifestError(ArchiveError):
+    """A manifest without what registering needs, in TorchServe's words (contract.md section 1.4).
+
+    `reason` says it in full, for the log.
+    """
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 class ModelSection(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """The manifest's `model` object. "" stands for a key that is not there.
 
@@ -85,11 +96,15 @@ def decode_manifest(text: bytes) -> Manifest:
     if not isinstance(record, dict):
         raise ArchiveError(f"{MANIFEST_PATH} is not a JSON object")
     if "model" not in record:
-        raise ArchiveError(f'{MANIFEST_PATH} has no "model" entry; pack the archive again')
+        raise ManifestError(
+            "Missing Model entry in manifest file.",
+            f'{MANIFEST_PATH} has no "model" entry; pack the archive again',
+        )
     if record.get("runtime", "python") not in get_args(Runtime):
-        raise ArchiveError(
+        raise ManifestError(
+            "Runtime is not defined or invalid.",
             f"{MANIFEST_PATH}: the runtime {shown(str(record['runtime']))} is not one of "
-            f"{', '.join(get_args(Runtime))}"
+            f"{', '.join(get_args(Runtime))}",
         )
     try:
         return msgspec.convert(record, Manifest)

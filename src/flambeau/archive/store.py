@@ -1,38 +1,28 @@
 """The model store: finds archives and model folders by name, and opens them.
 
-An archive is unpacked once, into `cache/<its SHA-256>/`:
-
-    model/          the archive's files
-    contents.json   their names and sizes, the last thing that is written
-
-The whole folder appears by a rename, under a lock per archive, so that processes may share a cache.
-Files that a handler adds below `model/` are let be.
+An archive is unpacked into the cache (`cache.py`), a folder is used in place.
 """
 
-import fcntl
 import hashlib
+import logging
 import os
-import shutil
-import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
 
+from flambeau.archive.cache import ArchiveCache, CacheBounds
 from flambeau.archive.entries import Limits
-from flambeau.archive.manifest import MANIFEST_PATH, Manifest, read_manifest
+from flambeau.archive.manifest import MANIFEST_PATH, Manifest, ManifestError, read_manifest
 from flambeau.archive.names import check_name, default_model_name, shown
-from flambeau.archive.staging import STAGE_SUFFIX, staged_folder
 from flambeau.archive.unpack import UnpackedFile, extract, open_archive
 from flambeau.errors import ArchiveError, ErrorKind
 
 __all__ = ["ModelStore", "OpenedArchive", "check_name", "default_model_name"]
 
+logger = logging.getLogger(__name__)
+
 _LISTED_SUFFIXES = (".mar", ".model", ".tar.gz")
-_MODEL_FOLDER = "model"
-_CONTENTS_FILE = "contents.json"
 
 
 class OpenedArchive(msgspec.Struct, frozen=True):
@@ -50,9 +40,15 @@ class OpenedArchive(msgspec.Struct, frozen=True):
 class ModelStore:
     """Archives and model folders directly below `root`; unpacked archives below `cache`."""
 
-    def __init__(self, root: Path, cache: Path, limits: Limits | None = None) -> None:
-        self._root = root
-        self._cache = cache
+    def __init__(
+        self,
+        root: Path,
+        cache: Path,
+        limits: Limits | None = None,
+        bounds: CacheBounds | None = None,
+    ) -> None:
+        self.root = root
+        self._cache = ArchiveCache(cache, bounds or CacheBounds())
         self._limits = limits or Limits()
 
     def find(self, url: str, *, allow_absolute_dirs: bool = False) -> Path:
@@ -67,11 +63,11 @@ class ModelStore:
         path = Path(url)
         if (
             path.is_absolute()
-            and (allow_absolute_dirs or path.resolve().is_relative_to(self._root.resolve()))
+            and (allow_absolute_dirs or path.resolve().is_relative_to(self.root.resolve()))
             and path.is_dir()
         ):
             return path
-        found = self._root / path.name
+        found = self.root / path.name
         if not path.name or path.name.startswith(".") or not found.exists():
             raise _not_found(f"Model not found at: {url}")
         return found
@@ -82,10 +78,10 @@ class ModelStore:
         Raises `ArchiveError` if the store cannot be read.
         """
         try:
-            paths = sorted(self._root.iterdir())
+            paths = sorted(self.root.iterdir())
         except OSError as error:
             raise ArchiveError(
-                f"the model store {self._root} cannot be read: {error.strerror}"
+                f"the model store {self.root} cannot be read: {error.strerror}"
             ) from error
         return [
             path
@@ -94,52 +90,72 @@ class ModelStore:
             and (path.is_dir() or (path.name.endswith(_LISTED_SUFFIXES) and path.is_file()))
         ]
 
-    def open(self, path: Path) -> OpenedArchive:
+    def open(self, path: Path, name: str = "") -> OpenedArchive:
         """Make the model at `path` ready: unpack an archive, take a folder as it is.
 
-        A folder whose only child is a folder stands for that child, as on SageMaker. Raises
-        `ArchiveError` for what cannot be loaded, an archive that is still being copied included;
-        then nothing new is in the cache. This reads whole files: call it off the event loop.
+        A folder whose only child is a folder stands for that child, as on SageMaker. `name` is the
+        archive's name where `path` has another. What is opened stays in the cache until `release`.
+        Raises `ArchiveError` for what cannot be loaded, an archive that is still being copied
+        included; then nothing new is in the cache. This reads whole files: call it off the event
+        loop.
         """
+        name = name or path.name
         if path.is_dir():
             model_dir = _only_child(path)
             try:
                 return OpenedArchive(model_dir, read_manifest(model_dir), "")
             except ArchiveError as error:
-                raise ArchiveError(f"{path.name}: {error.message}", error.kind) from error
+                raise _named(error, name) from error
         with open_archive(path) as file:
             before = os.fstat(file.fileno())
             digest = hashlib.file_digest(file, "sha256").hexdigest()
+            opened = None
             try:
-                model_dir = self._cached(file, path, digest, before)
-                manifest = read_manifest(model_dir)
-            except ArchiveError as error:
+                opened = self._unpacked(file, path, name, digest)
                 _check_unchanged(path, before)
-                raise ArchiveError(f"{path.name}: {error.message}", error.kind) from error
+            except ArchiveError as error:
+                if opened is not None:
+                    self.release(opened)
+                    raise
+                _check_unchanged(path, before)
+                raise _named(error, name) from error
             except OSError as error:
                 raise ArchiveError(
-                    f"{path.name} cannot be unpacked into {self._cache}: {error.strerror or error}",
+                    f"{name} cannot be unpacked into {self._cache.folder}:"
+                    f" {error.strerror or error}",
                     ErrorKind.INTERNAL,
                 ) from error
-            _check_unchanged(path, before)
-        return OpenedArchive(model_dir, manifest, digest)
+        return opened
 
-    def _cached(self, file: BinaryIO, path: Path, digest: str, before: os.stat_result) -> Path:
-        """Return the unpacked archive's folder, made or repaired if need be."""
-        target = self._cache / digest
-        self._cache.mkdir(parents=True, exist_ok=True)
-        with _locked(self._cache / f".{digest}.lock"):
-            if not _is_intact(target):
-                for leftover in self._cache.glob(f".{digest}.*{STAGE_SUFFIX}"):
-                    shutil.rmtree(leftover, ignore_errors=True)
-                with staged_folder(target) as stage:
-                    model_dir = stage / _MODEL_FOLDER
-                    model_dir.mkdir()
-                    files = extract(file, path.name, model_dir, self._limits)
-                    read_manifest(model_dir)
-                    _check_unchanged(path, before)
-                    (stage / _CONTENTS_FILE).write_bytes(msgspec.json.encode(files))
-        return target / _MODEL_FOLDER
+    def release(self, archive: OpenedArchive) -> None:
+        """Say that a model of `open` is no longer served; its files may go from the cache."""
+        if archive.digest:
+            self._cache.release(archive.digest)
+
+    def _unpacked(self, file: BinaryIO, path: Path, name: str, digest: str) -> OpenedArchive:
+        """Return the unpacked archive, made or repaired if need be."""
+        before = os.fstat(file.fileno())
+
+        def fill(model_dir: Path) -> tuple[UnpackedFile, ...]:
+            files = extract(file, name, model_dir, self._limits)
+            read_manifest(model_dir)
+            _check_unchanged(path, before)
+            return files
+
+        model_dir = self._cache.open(digest, fill)
+        try:
+            return OpenedArchive(model_dir, read_manifest(model_dir), digest)
+        except ArchiveError:
+            self._cache.release(digest)
+            raise
+
+
+def _named(error: ArchiveError, name: str) -> ArchiveError:
+    """The same error with the archive's name in front; TorchServe's own texts stay alone."""
+    if isinstance(error, ManifestError):
+        logger.warning("%s: %s", name, error.reason)
+        return error
+    return ArchiveError(f"{name}: {error.message}", error.kind)
 
 
 def _check_url(url: str) -> None:
@@ -185,25 +201,3 @@ def _check_unchanged(path: Path, before: os.stat_result) -> None:
 
 def _version(status: os.stat_result) -> tuple[int, int, int, int]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def _is_intact(target: Path) -> bool:
-    """Say whether every file that was unpacked is still there, with its size."""
-    try:
-        contents = (target / _CONTENTS_FILE).read_bytes()
-        files = msgspec.json.decode(contents, type=tuple[UnpackedFile, ...])
-        for file in files:
-            status = (target / _MODEL_FOLDER / file.name).lstat()
-            if not stat.S_ISREG(status.st_mode) or status.st_size != file.size:
-                return False
-    except (OSError, msgspec.DecodeError):
-        return False
-    return True
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on the file `path` against other processes and threads."""
-    with path.open("wb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

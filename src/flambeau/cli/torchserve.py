@@ -14,7 +14,8 @@ import msgspec
 from flambeau import COMPATIBLE_VERSION, __version__
 from flambeau.cli import pid_file
 from flambeau.cli.logs import set_up_logging
-from flambeau.config import ServerConfig, config_file, load_config
+from flambeau.cli.restart import configuration, ignored_models
+from flambeau.config import ServerConfig, load_config
 from flambeau.errors import ConfigError, FlambeauError
 from flambeau.server import Server, serve
 
@@ -221,7 +222,9 @@ def _config(arguments: argparse.Namespace) -> ServerConfig:
         "enable_model_api": arguments.model_mode or None,
     }
     _check("--model-store", arguments.model_store, Path.is_dir, "directory")
-    config = load_config(config_file(arguments.ts_config), flags)
+    file, notes = configuration(arguments)
+    config = load_config(file, flags)
+    notes += ignored_models(config, arguments.models)
     if config.model_store is None:
         raise ConfigError("Missing mandatory parameter --model-store")
     _check("--model-store", str(config.model_store), Path.is_dir, "directory")
@@ -230,7 +233,7 @@ def _config(arguments: argparse.Namespace) -> ServerConfig:
         "log_location": (config.log_location or Path("logs")).absolute(),
         "metrics_location": (config.metrics_location or Path("logs")).absolute(),
     }
-    return msgspec.structs.replace(config, **folders)
+    return msgspec.structs.replace(config, **folders, notes=(*notes, *config.notes))
 
 
 def _check(flag: str, value: str | None, test: Callable[[Path], bool], kind: str) -> None:

@@ -5,14 +5,18 @@ environment.
 """
 
 from flambeau.config.addresses import Address, parse_address
+from flambeau.config.effective import effective_properties
 from flambeau.config.load import (
     Environment,
     config_file,
     default_cache_dir,
+    is_named,
+    is_switched_on,
     load_config,
+    log_folder,
 )
 from flambeau.config.machine import usable_cores
-from flambeau.config.properties import read_properties
+from flambeau.config.properties import java_properties, read_properties
 from flambeau.config.schema import MAX_REQUEST_BYTES, ServerConfig
 
 __all__ = [
@@ -22,7 +26,12 @@ __all__ = [
     "ServerConfig",
     "config_file",
     "default_cache_dir",
+    "effective_properties",
+    "is_named",
+    "is_switched_on",
+    "java_properties",
     "load_config",
+    "log_folder",
     "parse_address",
     "read_properties",
     "usable_cores",

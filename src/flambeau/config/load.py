@@ -85,6 +85,24 @@ def config_file(flag: str | None, environment: Environment | None = None) -> Pat
     return next((path for path in defaults if path.is_file()), None)
 
 
+def is_named(flag: str | None, environment: Environment | None = None) -> bool:
+    """Whether somebody named a configuration file, by `TS_CONFIG_FILE` or by the flag."""
+    env = os.environ if environment is None else environment
+    return bool(env.get("TS_CONFIG_FILE") or flag)
+
+
+def is_switched_on(file: Path, key: str, environment: Environment | None = None) -> bool:
+    """Whether a configuration file says `key=true`."""
+    env = os.environ if environment is None else environment
+    return _switch(_file_properties(file, env).get(key, ""))
+
+
+def log_folder(environment: Environment | None = None) -> Path:
+    """The folder of the log files, as the environment says."""
+    env = os.environ if environment is None else environment
+    return Path(env.get("LOG_LOCATION") or "logs")
+
+
 def default_cache_dir(environment: Environment | None = None) -> Path:
     """Where unpacked archives and prepared models are kept: `FLAMBEAU_CACHE` or the user's cache."""
     env = os.environ if environment is None else environment
@@ -98,10 +116,20 @@ def _file_properties(file: Path | None, environment: Environment) -> dict[str, s
     if file is None:
         return {}
     properties = read_properties(file, environment)
+    if "model_snapshot" in properties and "version" in properties:
+        _make_portable(properties)
     beside = file.parent / OWN_FILE
     if file.suffix != ".toml" and beside.is_file():
         properties |= read_properties(beside, environment)
     return properties
+
+
+def _make_portable(properties: dict[str, str]) -> None:
+    """Take out of TorchServe's own snapshot what belongs to its installation, not to the models."""
+    properties.pop("python", None)  # the interpreter that ran its launcher
+    metrics = properties.get("metrics_config")
+    if metrics and not Path(metrics).is_file():
+        del properties["metrics_config"]  # the file of its package
 
 
 def _overrides(
@@ -134,7 +162,7 @@ def _overrides(
 def _from_environment(environment: Environment) -> dict[str, object]:
     """What only the environment sets (contract.md section 2.6)."""
     return {
-        "log_location": Path(environment.get("LOG_LOCATION") or "logs"),
+        "log_location": log_folder(environment),
         "metrics_location": Path(environment.get("METRICS_LOCATION") or "logs"),
         "sm_telemetry_log": "SM_TELEMETRY_LOG" in environment,
         "cache_dir": _cache_dir(environment),

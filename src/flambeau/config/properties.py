@@ -1,4 +1,4 @@
-"""The syntax of configuration files: Java properties, and TOML for `flambeau.toml`."""
+"""The syntax of configuration files: Java properties (read and written), and TOML to read."""
 
 import json
 import re
@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from flambeau.errors import ConfigError
+
+_ESCAPES = {"\t": "\\t", "\n": "\\n", "\r": "\\r", "\f": "\\f"}
 
 
 def read_properties(file: Path, environment: Mapping[str, str]) -> dict[str, str]:
@@ -20,6 +22,27 @@ def read_properties(file: Path, environment: Mapping[str, str]) -> dict[str, str
         raise ConfigError(f"{file} cannot be read: {error}") from error
     pairs = _toml(file, text) if file.suffix == ".toml" else _java(text)
     return {key: _expand(key, value, environment) for key, value in pairs.items()}
+
+
+def java_properties(pairs: Mapping[str, str]) -> str:
+    """Write keys and values as Java's `Properties.store` does: one line each, in ASCII."""
+    lines = (f"{_escape(key, ' ')}={_escape(value, '')}" for key, value in pairs.items())
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _escape(text: str, also: str) -> str:
+    escaped = []
+    for index, character in enumerate(text):
+        if character in _ESCAPES:
+            escaped.append(_ESCAPES[character])
+        elif character in f"=:#!\\{also}" or (character == " " and index == 0):
+            escaped.append(f"\\{character}")
+        elif " " <= character <= "~":
+            escaped.append(character)
+        else:
+            units = character.encode("utf-16-be", "surrogatepass").hex()
+            escaped += [f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4)]
+    return "".join(escaped)
 
 
 def _toml(file: Path, text: str) -> dict[str, str]:
@@ -73,7 +96,9 @@ def _unescape(text: str) -> str:
             return chr(int(code[1:], 16))
         return {"t": "\t", "n": "\n", "r": "\r", "f": "\f"}.get(code, code)
 
-    return re.sub(r"\\(u[0-9a-fA-F]{4}|.)", replace, text)
+    text = re.sub(r"\\(u[0-9a-fA-F]{4}|.)", replace, text)
+    # Java escapes a character beyond 16 bits as a pair.
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _expand(key: str, value: str, environment: Mapping[str, str]) -> str:

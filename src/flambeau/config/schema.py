@@ -114,6 +114,9 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     no_config_snapshots: Annotated[
         bool, Setting("neither read nor write snapshots (`--ncs`)", own=True, variable=_FILE_ONLY)
     ] = False
+    snapshots_kept: Annotated[
+        int, Setting("snapshots of each kind that are kept; 0: all of them", own=True)
+    ] = 20
     default_workers_per_model: Annotated[
         int, Setting("workers of a model that says nothing; 0: GPUs, else cores", high=1024)
     ] = 0
@@ -197,6 +200,13 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     use_env_allowed_urls: Annotated[
         bool, Setting("let `TS_ALLOWED_URLS` replace allowed_urls", variable=_FILE_ONLY)
     ] = False
+    download_max_bytes: Annotated[
+        int,
+        Setting("largest archive that is fetched", low=1, high=INT64_MAX, unit="bytes", own=True),
+    ] = 32 * 1024**3
+    download_timeout: Annotated[
+        float, Setting("longest time to fetch an archive", low=1, unit="s", own=True)
+    ] = 1800
     enable_envvars_config: Annotated[
         bool, Setting("let environment variables override keys", variable=_FILE_ONLY)
     ] = False
@@ -239,6 +249,15 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
         Setting("unpacked archives, prepared models, environments; default: below `TEMP` if set,"
             " else `~/.cache/flambeau`", variable="FLAMBEAU_CACHE", in_file=False, own=True),
     ] = Path()  # fmt: skip
+    cache_max_bytes: Annotated[
+        int,
+        Setting("unpacked archives that no server uses are removed beyond this, the longest unused"
+            " first", high=INT64_MAX, unit="bytes", own=True),
+    ] = 64 * 1024**3  # fmt: skip
+    cache_max_days: Annotated[
+        int, Setting("unpacked archives that no server has used for so long are removed; 0: never",
+            unit="days", own=True)
+    ] = 30  # fmt: skip
     notes: tuple[str, ...] = ()
 
 

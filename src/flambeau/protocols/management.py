@@ -154,7 +154,7 @@ class ManagementApi:
         return 200, {"status": text + (f", version: {version}" if version else "")}
 
     async def _set_default(self, name: str, version: str, _parameters: Parameters) -> Answer:
-        self._management.set_default(name, version)
+        await self._management.set_default(name, version)
         text = f'Default version successfully updated for model "{name}" to "{version}"'
         return 200, {"status": text}
 

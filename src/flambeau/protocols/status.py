@@ -30,6 +30,8 @@ def http_error(kind: ErrorKind) -> HttpError:  # noqa: C901, PLR0911, PLR0912  #
             return HttpError(400, "BadRequestException")
         case ErrorKind.INVALID_ARCHIVE:
             return HttpError(400, "InvalidModelException")
+        case ErrorKind.DOWNLOAD_FAILED:
+            return HttpError(400, "DownloadArchiveException")
         case ErrorKind.INVALID_VERSION:
             return HttpError(403, "InvalidModelVersionException")
         case ErrorKind.INVALID_PATH:

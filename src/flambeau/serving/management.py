@@ -6,42 +6,44 @@ longer once it has left.
 """
 
 import asyncio
-import contextlib
 import logging
 from pathlib import Path
 
-from flambeau.archive.store import ModelStore, OpenedArchive, check_name, default_model_name
+from flambeau.archive.store import ModelStore
 from flambeau.config import ServerConfig
 from flambeau.errors import ErrorKind, FlambeauError, LoadError
-from flambeau.ipc.messages import Load
-from flambeau.serving.model_yaml import read_model_yaml
-from flambeau.serving.options import Registration, resolve_options
+from flambeau.serving.opening import Opener, check_workers
+from flambeau.serving.options import Registration
 from flambeau.serving.registry import Registry
+from flambeau.serving.restore import saved_model
 from flambeau.serving.served_model import Host, ServedModel
-from flambeau.supervisor.zygote import may_have_gpus
+from flambeau.serving.snapshots import Kind, SavedModel, SavedState, Snapshots
 from flambeau.types import ModelKey
 
 logger = logging.getLogger(__name__)
-
-MAX_WORKERS = 1024
-"""Most workers that one model may be asked to have: a typing error must not fill the machine."""
-
-_GPU_COUNT_SECONDS = 120.0
 
 
 class Management:
     """Changes which models are served."""
 
     def __init__(
-        self, registry: Registry, store: ModelStore, config: ServerConfig, host: Host
+        self,
+        registry: Registry,
+        store: ModelStore,
+        config: ServerConfig,
+        host: Host,
+        snapshots: Snapshots | None = None,
     ) -> None:
         self.registry = registry
+        self.missing: dict[ModelKey, SavedModel] = {}
         self._store = store
         self._config = config
-        self._host = host
+        self._opener = Opener(store, config, host)
+        self._snapshots = snapshots
         self._models: asyncio.TaskGroup | None = None
         self._alive: set[ServedModel] = set()  # those that are being closed included
         self._changing = asyncio.Lock()
+        self._started = False
         self._closing = False
 
     def run_models_in(self, group: asyncio.TaskGroup) -> None:
@@ -59,18 +61,48 @@ class Management:
         With `wait`, returns when they are ready, and takes the model out again when one of them
         cannot load it (raises `LoadError` with the worker's reason).
         """
-        self._check_open()
-        model = await self._open(registration)
-        async with self._changing:
-            await self._add(model)
+        model = await self._enter(registration)
         count = model.options.min_workers
         if wait and count > 0:
             try:
                 await self._wait_ready(model, count)
             except LoadError:
                 await self._drop(model)
+                await self.save_snapshot("snapshot")
                 raise
+        if not registration.at_startup:  # one snapshot follows when all of those are there
+            await self.save_snapshot("snapshot")
         return model
+
+    async def restore(self, key: ModelKey, saved: SavedModel) -> ServedModel:
+        """Register a model as a snapshot describes it; that beats its archive's yaml.
+
+        The archive says which version it is, as in TorchServe. Workers are started, not awaited.
+        """
+        registration = Registration(
+            saved.mar_name,
+            model_name=key.name,
+            handler=saved.handler,
+            runtime=saved.runtime_type,
+        )
+        model = await self._enter(registration, saved)
+        if saved.sha256 and saved.sha256 != model.archive.digest:
+            logger.warning("Model %s: %s is another archive now", model.key, saved.mar_name)
+        return model
+
+    async def save_snapshot(self, kind: Kind) -> None:
+        """Write down what is served, unless snapshots are off.
+
+        Not before all models of the start are there, and not when they are being closed: what is
+        written is what the next start restores.
+        """
+        if self._snapshots is not None and self._started and not self._closing:
+            await self._snapshots.save(kind, self._state)
+
+    async def started(self) -> None:
+        """Say that the models of the start are registered; writes the first snapshot."""
+        self._started = not self._closing
+        await self.save_snapshot("startup")
 
     async def scale(
         self, name: str, version: str, minimum: int, maximum: int, *, wait: bool
@@ -81,24 +113,36 @@ class Management:
             raise FlambeauError(
                 ErrorKind.INVALID_INPUT, "max_worker cannot be less than min_worker."
             )
-        _check_workers(minimum)
+        check_workers(minimum)
         model.scale(minimum, maximum)
+        await self.save_snapshot("snapshot")
         if wait:
             await self._wait_ready(model, minimum)
             await model.pool.wait_gone()
         return model
 
     async def unregister(self, name: str, version: str) -> ServedModel:
-        """Take a model out: accepted requests are answered first, then its workers end."""
+        """Take a model out: accepted requests are answered first, then its workers end.
+
+        The archive stays in the store. Raises `FlambeauError` (REQUEST_TIMEOUT) when requests had
+        to be cut off after `unregister_model_timeout`; the model is gone then, too.
+        """
+        if self._forget_missing(name, version):
+            await self.save_snapshot("snapshot")
         async with self._changing:
             model = self.registry.get(name, version)
             self.registry.remove(model)
-        await self._close(model, self._config.unregister_model_timeout)
+        await self.save_snapshot("snapshot")
+        if not await self._close(model, self._config.unregister_model_timeout):
+            raise FlambeauError(
+                ErrorKind.REQUEST_TIMEOUT, f"Timed out while cleaning resources: {name}"
+            )
         return model
 
-    def set_default(self, name: str, version: str) -> None:
+    async def set_default(self, name: str, version: str) -> None:
         """Send requests that name no version to `version`."""
         self.registry.set_default(name, version)
+        await self.save_snapshot("snapshot")
 
     async def load_startup_models(self, items: tuple[str, ...]) -> None:
         """Register what `--models` or `load_models` names (section 2.4); failures only warn."""
@@ -144,34 +188,45 @@ class Management:
         if self._closing:
             raise FlambeauError(ErrorKind.NO_WORKER, "The server is stopping.")
 
-    async def _open(self, registration: Registration) -> ServedModel:
-        """Read the archive and settle its options; nothing is registered or started yet."""
-        path = self._store.find(registration.url, allow_absolute_dirs=registration.at_startup)
-        archive = await asyncio.to_thread(self._store.open, path)
-        key = self._key(registration, archive, path)
-        from_yaml = await asyncio.to_thread(
-            read_model_yaml, archive.model_dir, archive.manifest.model.config_file
-        )
-        if from_yaml.device_type != "cpu" and may_have_gpus():
-            with contextlib.suppress(TimeoutError):  # only it can count them
-                await asyncio.wait_for(self._host.zygote.ready.wait(), _GPU_COUNT_SECONDS)
-        options = resolve_options(
-            registration, from_yaml, self._config, key, self._host.zygote.gpus
-        )
-        _check_workers(options.min_workers)
-        load = Load(
-            name=key.name,
-            version=key.version,
-            model_dir=str(archive.model_dir),
-            handler=registration.handler
-            or archive.manifest.model.handler
-            or self._config.default_service_handler,
-            batch_size=max(options.batch_size, 1),
-            decode_input=self._config.decode_input_request,
-            limit_max_image_pixels=self._config.limit_max_image_pixels,
-            service_envelope=self._config.service_envelope,
-        )
-        return ServedModel(key, archive, registration, options, load, self._host)
+    async def _enter(
+        self, registration: Registration, saved: SavedModel | None = None
+    ) -> ServedModel:
+        """Open a model and register it; its workers begin to load."""
+        self._check_open()
+        model = await self._opener.open(registration, saved, self._uses)
+        try:
+            async with self._changing:
+                await self._add(model)
+        except BaseException:
+            if model not in self._alive:
+                self._opener.release(model)
+            raise
+        return model
+
+    def _uses(self, path: Path) -> bool:
+        return any(model.registration.source == str(path) for model in self.registry)
+
+    def _state(self) -> SavedState:
+        root = self._store.root.absolute()
+        models = {
+            model.key: saved_model(
+                model,
+                is_default=self.registry.is_default(model),
+                in_store=Path(model.registration.source).parent.absolute() == root,
+            )
+            for model in self.registry
+        }
+        missing = {key: saved for key, saved in self.missing.items() if key not in models}
+        return SavedState(models, missing)
+
+    def _forget_missing(self, name: str, version: str) -> bool:
+        """No longer write down a model that could not be restored and that nobody wants back."""
+        keys = [key for key in self.missing if key.name == name and version in ("", key.version)]
+        if not keys or (not version and name in self.registry.names()):
+            return False
+        for key in keys:
+            del self.missing[key]
+        return True
 
     async def _add(self, model: ServedModel) -> None:
         """Register and start a model that was opened; the caller holds the lock."""
@@ -179,20 +234,14 @@ class Management:
         self._check_open()
         self.registry.add(model)
         self._alive.add(model)
-        self._models.create_task(model.run()).add_done_callback(
-            lambda _: self._alive.discard(model)
-        )
+        self._models.create_task(model.run()).add_done_callback(lambda _: self._ended(model))
         await asyncio.sleep(0)  # lets `run` begin: scaling needs its task group
         model.scale(model.options.min_workers, model.options.max_workers)
 
-    @staticmethod
-    def _key(registration: Registration, archive: OpenedArchive, path: Path) -> ModelKey:
-        name = registration.model_name or archive.manifest.model.model_name
-        name = name or default_model_name(path)
-        version = archive.manifest.model.model_version or "1.0"
-        check_name("model name", name)
-        check_name("model version", version)
-        return ModelKey(name, version)
+    def _ended(self, model: ServedModel) -> None:
+        """A model's workers are gone: its files may go, too."""
+        self._alive.discard(model)
+        self._opener.release(model)
 
     async def _drop(self, model: ServedModel) -> None:
         async with self._changing:
@@ -209,13 +258,8 @@ class Management:
             raise LoadError(f"{text}{model.key.version}: {error.message}", error.kind) from None
 
     @staticmethod
-    async def _close(model: ServedModel, seconds: float) -> None:
-        await model.close(seconds)
+    async def _close(model: ServedModel, seconds: float) -> bool:
+        """Say whether everything that was accepted could be answered in time."""
+        in_time = await model.close(seconds)
         await model.pool.wait_gone()
-
-
-def _check_workers(count: int) -> None:
-    if count > MAX_WORKERS:
-        raise FlambeauError(
-            ErrorKind.INVALID_INPUT, f"{count} workers are too many: at most {MAX_WORKERS} a model."
-        )
+        return in_time

@@ -23,7 +23,8 @@ DEFAULT_IDLE_MS = 60_000
 class Registration(msgspec.Struct, frozen=True):
     """What was asked for when a model was registered; None where nothing was said.
 
-    Times are in seconds, `max_batch_delay` in milliseconds.
+    Times are in seconds, `max_batch_delay` in milliseconds. `source` is the path where the archive
+    was found; registering fills it in.
     """
 
     url: str
@@ -35,7 +36,10 @@ class Registration(msgspec.Struct, frozen=True):
     initial_workers: int | None = None
     response_timeout: float | None = None
     startup_timeout: float | None = None
+    runtime: str = ""
+    s3_sse_kms: bool = False
     at_startup: bool = False
+    source: str = ""
 
 
 class SequenceOptions(msgspec.Struct, frozen=True):

@@ -110,15 +110,18 @@ class ServedModel:
         self.minimum, self.maximum = minimum, maximum
         self.pool.scale(minimum, maximum)
 
-    async def close(self, seconds: float) -> None:
-        """Answer what was accepted, within `seconds`, then end the workers."""
+    async def close(self, seconds: float) -> bool:
+        """Answer what was accepted, within `seconds`, then end the workers; False: not in time."""
+        in_time = True
         try:
             if self.pool.active():
                 await asyncio.wait_for(self.batcher.drained(), seconds)
         except TimeoutError:
             logger.warning("%s: requests were still running after %g s", self.key, seconds)
             self.pool.kill()
+            in_time = False
         self.pool.close()
+        return in_time
 
     def publish_state(self) -> None:
         """Refresh the model's gauges."""

@@ -1,0 +1,159 @@
+"""From a registration to a model that is ready to be started: archive, name, options."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from flambeau.archive.addresses import is_address
+from flambeau.archive.fetch import FetchRules, fetch
+from flambeau.archive.manifest import Runtime
+from flambeau.archive.store import ModelStore, OpenedArchive, check_name, default_model_name
+from flambeau.config import ServerConfig
+from flambeau.errors import ArchiveError, ErrorKind, FlambeauError
+from flambeau.ipc.messages import Load
+from flambeau.serving.model_yaml import read_model_yaml
+from flambeau.serving.options import Registration, resolve_options
+from flambeau.serving.restore import restored_options
+from flambeau.serving.served_model import Host, ServedModel
+from flambeau.serving.snapshots import SavedModel
+from flambeau.supervisor.zygote import may_have_gpus
+from flambeau.types import ModelKey
+
+logger = logging.getLogger(__name__)
+
+MAX_WORKERS = 1024
+"""Most workers that one model may be asked to have: a typing error must not fill the machine."""
+
+_GPU_COUNT_SECONDS = 120.0
+
+
+class Opener:
+    """Opens models of one store, for one server."""
+
+    def __init__(self, store: ModelStore, config: ServerConfig, host: Host) -> None:
+        self._store = store
+        self._config = config
+        self._host = host
+        self._rules = FetchRules(
+            config.allowed_urls, config.download_max_bytes, config.download_timeout
+        )
+
+    async def open(
+        self,
+        registration: Registration,
+        saved: SavedModel | None,
+        in_use: Callable[[Path], bool],
+    ) -> ServedModel:
+        """Find the archive, read it and settle the options; nothing is registered or started yet.
+
+        `saved` is what a snapshot says of the model; `in_use` says whether a model is served from
+        a file of the store. The caller must `release` the model when its workers are gone.
+        """
+        path = await self._locate(registration, saved, in_use)
+        archive = await asyncio.to_thread(self._store.open, path)
+        try:
+            registration = msgspec.structs.replace(registration, source=str(path))
+            return await self._build(registration, archive, saved)
+        except BaseException:
+            self._store.release(archive)
+            raise
+
+    def release(self, model: ServedModel) -> None:
+        """Let the model's unpacked archive go."""
+        self._store.release(model.archive)
+
+    async def _locate(
+        self, registration: Registration, saved: SavedModel | None, in_use: Callable[[Path], bool]
+    ) -> Path:
+        url = registration.url
+        if registration.s3_sse_kms:
+            raise FlambeauError(
+                ErrorKind.INVALID_INPUT,
+                "s3_sse_kms is not supported: use a presigned https address, or copy the archive"
+                " into the model store.",
+            )
+        if saved is not None and saved.folder:
+            with contextlib.suppress(ArchiveError):  # the store of another host may have it
+                return self._store.find(saved.folder, allow_absolute_dirs=True)
+        if is_address(url):
+            asked_for = None if registration.at_startup else in_use
+            return await fetch(url, self._store.root, self._rules, self._check, asked_for)
+        return self._store.find(url, allow_absolute_dirs=registration.at_startup)
+
+    def _check(self, path: Path, name: str) -> None:
+        """Raise `ArchiveError` for a file that is no readable archive."""
+        self._store.release(self._store.open(path, name))
+
+    async def _build(
+        self, registration: Registration, archive: OpenedArchive, saved: SavedModel | None
+    ) -> ServedModel:
+        archive = _with_runtime(archive, registration.runtime)
+        key = _key(registration, archive)
+        from_yaml = await asyncio.to_thread(
+            read_model_yaml, archive.model_dir, archive.manifest.model.config_file
+        )
+        if from_yaml.device_type != "cpu" and may_have_gpus():
+            with contextlib.suppress(TimeoutError):  # only it can count them
+                await asyncio.wait_for(self._host.zygote.ready.wait(), _GPU_COUNT_SECONDS)
+        options = resolve_options(
+            registration, from_yaml, self._config, key, self._host.zygote.gpus
+        )
+        if saved is not None:
+            options = restored_options(options, saved)
+        check_workers(options.min_workers)
+        load = Load(
+            name=key.name,
+            version=key.version,
+            model_dir=str(archive.model_dir),
+            handler=registration.handler
+            or archive.manifest.model.handler
+            or self._config.default_service_handler,
+            batch_size=max(options.batch_size, 1),
+            decode_input=self._config.decode_input_request,
+            limit_max_image_pixels=self._config.limit_max_image_pixels,
+            service_envelope=self._config.service_envelope,
+        )
+        return ServedModel(key, archive, registration, options, load, self._host)
+
+
+def check_workers(count: int) -> None:
+    """Refuse a number of workers that can only be a mistake."""
+    if count > MAX_WORKERS:
+        raise FlambeauError(
+            ErrorKind.INVALID_INPUT, f"{count} workers are too many: at most {MAX_WORKERS} a model."
+        )
+
+
+def _key(registration: Registration, archive: OpenedArchive) -> ModelKey:
+    """Name and version. Only at start a file's name may stand in, as in TorchServe."""
+    name = registration.model_name or archive.manifest.model.model_name
+    if not name and registration.at_startup:
+        name = default_model_name(Path(registration.source))
+    if not name:
+        logger.warning("%s names no model: give it a model_name", registration.url)
+        raise ArchiveError("Model name is not defined.")
+    version = archive.manifest.model.model_version or "1.0"
+    check_name("model name", name)
+    check_name("model version", version)
+    return ModelKey(name, version)
+
+
+def _with_runtime(archive: OpenedArchive, runtime: str) -> OpenedArchive:
+    """The archive with the runtime that was asked for instead of its own."""
+    manifest = archive.manifest
+    if runtime:
+        try:
+            manifest = msgspec.structs.replace(manifest, runtime=msgspec.convert(runtime, Runtime))
+        except msgspec.ValidationError:
+            raise FlambeauError(
+                ErrorKind.INVALID_INPUT, f"Invalid RuntimeType value: {runtime}"
+            ) from None
+    if manifest.runtime == "LSP":
+        raise ArchiveError(
+            "The runtime LSP (TorchServe's C++ workers) is not supported; pack the model for Python."
+        )
+    return msgspec.structs.replace(archive, manifest=manifest)
