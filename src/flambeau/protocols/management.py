@@ -128,6 +128,7 @@ class ManagementApi:
             initial_workers=natural(parameters, "initial_workers"),
             response_timeout=natural(parameters, "response_timeout"),
             startup_timeout=natural(parameters, "startup_timeout"),
+            s3_sse_kms=switch(parameters, "s3_sse_kms", default=False),
         )
         synchronous = switch(parameters, "synchronous", default=True)
         model = await self._management.register(registration, wait=synchronous)

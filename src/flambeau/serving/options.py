@@ -36,7 +36,6 @@ class Registration(msgspec.Struct, frozen=True):
     initial_workers: int | None = None
     response_timeout: float | None = None
     startup_timeout: float | None = None
-    runtime: str = ""
     s3_sse_kms: bool = False
     at_startup: bool = False
     source: str = ""
