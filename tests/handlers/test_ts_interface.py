@@ -2,8 +2,10 @@
 
 import copy
 import importlib
+import io
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -14,13 +16,17 @@ from flambeau.handlers.ts.context import Context, RequestProcessor
 from flambeau.handlers.ts.handler_utils.utils import import_class
 from flambeau.handlers.ts.metrics.dimension import Dimension
 from flambeau.handlers.ts.metrics.metric_cache_errors import (
+    MetricsCacheIOError,
     MetricsCacheKeyError,
+    MetricsCachePyYamlError,
     MetricsCacheTypeError,
     MetricsCacheValueError,
 )
 from flambeau.handlers.ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
 from flambeau.handlers.ts.metrics.metric_type_enum import MetricTypes
 from flambeau.handlers.ts.metrics.metrics_store import MetricsStore
+from flambeau.handlers.ts.metrics.process_memory_metric import check_process_mem_usage
+from flambeau.handlers.ts.metrics.system_metrics import collect_all
 from flambeau.handlers.ts.service import emit_metrics, feed_metrics_to
 from flambeau.handlers.ts.torch_handler.compile_options import compile_options, wants_aot_export
 from flambeau.handlers.ts.torch_handler.unit_tests.test_utils.mock_context import MockContext
@@ -45,6 +51,9 @@ NAMES = [
     "ts.metrics.dimension:Dimension",
     "ts.metrics.metric_type_enum:MetricTypes",
     "ts.metrics.metrics_store:MetricsStore",
+    "ts.metrics.unit:Units",
+    "ts.metrics.system_metrics:collect_all",
+    "ts.metrics.process_memory_metric:get_cpu_usage",
     "ts.torch_handler.request_envelope.kservev2:KServev2Envelope",
     "ts.torch_handler.unit_tests.test_utils.mock_context:MockContext",
 ]
@@ -220,7 +229,7 @@ def test_sequence_and_content_type() -> None:
 
 def test_every_kind_of_metric() -> None:
     """Each method has its unit and type; wrong units are refused."""
-    metrics = MetricsCacheYamlImpl("m")
+    metrics = MetricsCacheYamlImpl(model_name="m")
     metrics.set_request_ids({0: "a", 1: "b"})
     metrics.add_counter("c", 1)
     metrics.add_time("t", 2.5, 1, "s")
@@ -245,11 +254,11 @@ def test_every_kind_of_metric() -> None:
 
 def test_defined_metric(caplog: pytest.LogCaptureFixture) -> None:
     """A defined metric emits by itself; wrong dimensions and negative counts are logged."""
-    metrics = MetricsCacheYamlImpl("m")
+    metrics = MetricsCacheYamlImpl(model_name="m")
     metric = metrics.add_metric_to_cache("words", "count", ["City"])
     assert metrics.drain() == []
     assert metrics.get_metric("words") is metric
-    assert list(metrics.cache_keys()[MetricTypes.COUNTER]) == ["words"]
+    assert metrics.cache_keys() == ["counter:words"]
     metric.add_or_update(2, ["Ulm"], "id1")
     with caplog.at_level(logging.ERROR):
         metric.add_or_update(2, [])
@@ -284,7 +293,7 @@ def test_metrics_store() -> None:
     ]
     assert json.loads(json.dumps(store.store[0].to_dict()["Value"])) == 3
     assert str(store.store[0]).startswith("c.Count:3|#ModelName:m,Level:Model|#hostname:")
-    collector = MetricsCacheYamlImpl("m")
+    collector = MetricsCacheYamlImpl(model_name="m")
     feed_metrics_to(collector)
     emit_metrics(store.store)
     reported = [(s.name, s.value, s.unit, s.metric_type.value) for s in collector.drain()]
@@ -305,3 +314,40 @@ def test_mock_context(tmp_path: Path) -> None:
     mock.metrics.add_time("t", 1)
     mock.explain = True
     assert [mock.get_request_header(idx, "explain") for idx in (0, 1)] == [False, True]
+
+
+def test_metrics_of_a_file(tmp_path: Path) -> None:
+    """A collector of a handler's unit test reads a metrics.yaml itself, with TorchServe's errors."""
+    file = tmp_path / "metrics.yaml"
+    file.write_text("model_metrics: {gauge: [{name: A, unit: ms, dimensions: [Level]}]}")
+    metrics = MetricsCacheYamlImpl(config_file_path=str(file))
+    metrics.initialize_cache()
+    assert metrics.cache_keys() == ["gauge:A"]
+    metric = metrics.get_metric("A", MetricTypes.GAUGE)
+    assert (metric.unit, metric.dimension_names) == ("Milliseconds", ["Level"])
+    with pytest.raises(MetricsCacheIOError, match="does not exist"):
+        MetricsCacheYamlImpl(str(tmp_path / "none.yaml"))
+    for text, error in (
+        ("a: [", MetricsCachePyYamlError),
+        ("ts_metrics: {}", MetricsCacheKeyError),
+        ("model_metrics: {}", MetricsCacheValueError),
+        ("model_metrics: {sums: []}", MetricsCacheKeyError),
+        ("model_metrics: {gauge: [{name: A}]}", MetricsCacheKeyError),
+    ):
+        file.write_text(text)
+        with pytest.raises(error):
+            MetricsCacheYamlImpl(str(file)).initialize_cache()
+
+
+def test_readings_of_the_machine(caplog: pytest.LogCaptureFixture) -> None:
+    """What TorchServe's helper process printed, for scripts that call it."""
+    with caplog.at_level(logging.INFO):
+        collect_all(None, 0)
+        check_process_mem_usage(io.StringIO(f"{os.getpid()},99999999\n"))
+    assert any(
+        line.startswith("MemoryUsed.Megabytes:") and "|#Level:Host|#hostname:" in line
+        for line in caplog.messages
+    )
+    memory = next(line for line in caplog.messages if line.startswith(f"{os.getpid()}:"))
+    assert int(memory.partition(":")[2]) > 1024**2
+    assert caplog.messages[-1] == "99999999:0"

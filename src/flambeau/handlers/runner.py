@@ -81,7 +81,7 @@ class Runner:
     def _load(cls, load: Load, model_dir: Path) -> Self:
         manifest = _read_manifest(model_dir)
         config = _read_model_config(model_dir, manifest)
-        metrics = MetricsCacheYamlImpl(load.name)
+        metrics = MetricsCacheYamlImpl(model_name=load.name)
         metrics.set_request_ids(str(uuid.uuid4()))
         for spec in load.metrics:
             kind = MetricTypes(spec.kind)

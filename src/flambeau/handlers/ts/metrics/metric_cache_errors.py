@@ -1,10 +1,13 @@
 """Errors of the metrics interface, under TorchServe's names."""
 
+import yaml
 from typing_extensions import override
 
 __all__ = [
     "GeneralMetricsCacheError",
+    "MetricsCacheIOError",
     "MetricsCacheKeyError",
+    "MetricsCachePyYamlError",
     "MetricsCacheTypeError",
     "MetricsCacheValueError",
 ]
@@ -12,6 +15,14 @@ __all__ = [
 
 class GeneralMetricsCacheError(Exception):
     """Something else is wrong with the metrics."""
+
+
+class MetricsCacheIOError(OSError):
+    """A metrics.yaml cannot be read."""
+
+
+class MetricsCachePyYamlError(yaml.YAMLError):
+    """A metrics.yaml is no YAML."""
 
 
 class MetricsCacheTypeError(TypeError):

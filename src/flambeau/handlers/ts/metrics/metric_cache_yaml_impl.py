@@ -2,11 +2,16 @@
 
 from collections import deque
 from collections.abc import Sequence
+from pathlib import Path
 
+from flambeau.archive.yaml_config import read_yaml
+from flambeau.errors import ArchiveError
 from flambeau.handlers.ts.metrics.caching_metric import CachingMetric, Sample
 from flambeau.handlers.ts.metrics.dimension import Dimension
 from flambeau.handlers.ts.metrics.metric_cache_errors import (
+    MetricsCacheIOError,
     MetricsCacheKeyError,
+    MetricsCachePyYamlError,
     MetricsCacheTypeError,
     MetricsCacheValueError,
 )
@@ -27,11 +32,18 @@ class MetricsCacheYamlImpl:
     metric that is defined with other dimensions takes values by position, as in TorchServe.
     """
 
-    def __init__(self, model_name: str = "") -> None:
+    def __init__(self, config_file_path: str = "", model_name: str = "") -> None:
+        """`config_file_path` names a metrics.yaml for `initialize_cache`; a worker needs none,
+        since the server tells it what is declared.
+
+        Raises MetricsCacheIOError or MetricsCachePyYamlError for a file that cannot be read.
+        """
+        self.config_file_path = config_file_path
         self.model_name = model_name
         self.request_ids: dict[int, str] | str | None = None
-        self._metrics: dict[MetricTypes, dict[str, CachingMetric]] = {}
+        self.cache: dict[MetricTypes, dict[str, CachingMetric]] = {}
         self._samples: deque[Sample] = deque(maxlen=_KEPT_SAMPLES)
+        self._document = _read(config_file_path) if config_file_path else {}
 
     def drain(self) -> list[Sample]:
         """The samples since the last call, oldest first."""
@@ -40,13 +52,34 @@ class MetricsCacheYamlImpl:
             samples.append(self._samples.popleft())
         return samples
 
+    def initialize_cache(self) -> None:
+        """Define what the file declares as `model_metrics`.
+
+        MetricsCacheKeyError or MetricsCacheValueError names what is wrong with it.
+        """
+        if "model_metrics" not in self._document:
+            raise MetricsCacheKeyError("'model_metrics' key not found in yaml file")
+        section = self._document["model_metrics"]
+        if not section or not isinstance(section, dict):
+            raise MetricsCacheValueError("Missing `model_metrics` specification")
+        for kind, entries in section.items():
+            if kind not in [known.value for known in MetricTypes]:
+                raise MetricsCacheKeyError(f"Invalid metric type: {kind!r}")
+            for entry in entries or ():
+                missing = {"name", "unit", "dimensions"} - set(entry)
+                if missing:
+                    raise MetricsCacheKeyError(f"Key not found in cache spec: {sorted(missing)}")
+                self.add_metric_to_cache(
+                    entry["name"], entry["unit"], entry["dimensions"], MetricTypes(kind)
+                )
+
     def set_request_ids(self, request_ids: dict[int, str] | str | None) -> None:
         """Name the requests that later samples belong to (row index → id)."""
         self.request_ids = request_ids
 
-    def cache_keys(self) -> dict[MetricTypes, dict[str, CachingMetric]]:
-        """The defined metrics, by type and name."""
-        return self._metrics
+    def cache_keys(self) -> list[str]:
+        """The defined metrics, as `type:name`."""
+        return [f"{kind.value}:{name}" for kind, metrics in self.cache.items() for name in metrics]
 
     def add_metric_to_cache(
         self,
@@ -55,14 +88,24 @@ class MetricsCacheYamlImpl:
         dimension_names: Sequence[str] = (),
         metric_type: MetricTypes = MetricTypes.COUNTER,
     ) -> CachingMetric:
-        """Define a metric, in place of one of the same name and type. Emits nothing."""
-        given: object = metric_type  # users may pass its text
-        if not isinstance(given, MetricTypes):
-            raise MetricsCacheTypeError(f"metric_type must be a MetricTypes, not {given!r}.")
+        """Define a metric, in place of one of the same name and type. Emits nothing.
+
+        MetricsCacheTypeError for arguments of other types.
+        """
+        wanted: list[tuple[str, object, type]] = [
+            ("metric_name", metric_name, str),
+            ("unit", unit, str),
+            ("metric_type", metric_type, MetricTypes),
+        ]
+        for argument, given, kind in wanted:  # users may pass anything
+            if not isinstance(given, kind):
+                raise MetricsCacheTypeError(
+                    f"`{argument}` must be a {kind.__name__}, not {given!r}"
+                )
         metric = CachingMetric(
             metric_name, unit, dimension_names, metric_type, record=self._samples.append
         )
-        self._metrics.setdefault(metric_type, {})[metric_name] = metric
+        self.cache.setdefault(metric_type, {})[metric_name] = metric
         return metric
 
     def get_metric(
@@ -70,7 +113,7 @@ class MetricsCacheYamlImpl:
     ) -> CachingMetric:
         """The defined metric; MetricsCacheKeyError if there is none."""
         try:
-            return self._metrics[metric_type][metric_name]
+            return self.cache[metric_type][metric_name]
         except KeyError:
             kind = getattr(metric_type, "value", metric_type)
             raise MetricsCacheKeyError(f"there is no {kind} named {metric_name!r}.") from None
@@ -159,7 +202,7 @@ class MetricsCacheYamlImpl:
     ) -> None:
         """Report a value with exactly these dimensions; `request_id` None or "" for none."""
         values = {dimension.name: dimension.value for dimension in dimensions}
-        metric = self._metrics.get(metric_type, {}).get(name)
+        metric = self.cache.get(metric_type, {}).get(name)
         if metric is None:
             metric = self.add_metric_to_cache(name, unit, list(values), metric_type)
         if set(metric.dimension_names) == set(values):  # in whatever order they were defined
@@ -174,3 +217,12 @@ class MetricsCacheYamlImpl:
                 return self.request_ids[idx]
             return ",".join(self.request_ids.values())
         return self.request_ids
+
+
+def _read(path: str) -> dict[str, object]:
+    if not Path(path).is_file():
+        raise MetricsCacheIOError(f"Error reading file {path}: it does not exist")
+    try:
+        return read_yaml(Path(path))
+    except ArchiveError as error:
+        raise MetricsCachePyYamlError(f"Error parsing file {path}: {error.message}") from error
