@@ -232,9 +232,6 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     metric_time_interval: Annotated[
         int, Setting("time between two samples", low=1, unit="s", variable=_FILE_ONLY)
     ] = 60
-    system_metrics_cmd: Annotated[
-        str, Setting("command that samples the system instead of ours", variable=_FILE_ONLY)
-    ] = ""
     log_location: Annotated[
         Path | None, Setting("folder of the log files", variable="LOG_LOCATION", in_file=False)
     ] = None
@@ -277,6 +274,7 @@ IGNORED: dict[str, str] = dict.fromkeys(
     "cpp_log_config": "for TorchServe's C++ workers only",
     "cpu_launcher_enable": "workers are forked, not launched by torch.backends.xeon",
     "cpu_launcher_args": "workers are forked, not launched by torch.backends.xeon",
+    "system_metrics_cmd": "the server itself reads CPU, memory, disk and GPUs",
     "model_server_home": "Flambeau is found where it is installed",
 }
 """Keys of TorchServe's that can have no effect here, and why."""

@@ -9,8 +9,8 @@ model_metrics.log   values that handlers report, and ts_metrics.log the server's
 
 import logging
 import sys
+import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
@@ -33,6 +33,12 @@ _LEVELS = {"WARNING": "WARN", "CRITICAL": "FATAL", "NOTSET": "ALL"}
 """Levels whose names differ in TorchServe's logs."""
 
 
+class _Second:
+    """The second that lines were last written in, and its text: most come within the same."""
+
+    known = (0, "")
+
+
 class _Formatter(logging.Formatter):
     """TorchServe's line. Control characters are escaped and further lines of a record are indented.
 
@@ -41,7 +47,7 @@ class _Formatter(logging.Formatter):
 
     @override
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
-        return iso_time(datetime.fromtimestamp(record.created, UTC))
+        return log_time(int(record.created * 1e9))[0]
 
     @override
     def formatMessage(self, record: logging.LogRecord) -> str:
@@ -127,9 +133,15 @@ def escape_controls(text: str) -> str:
     return text.translate(_CONTROLS)
 
 
-def iso_time(moment: datetime) -> str:
-    """Local time as TorchServe writes it: `2026-11-25T02:15:12,158`."""
-    return moment.astimezone().isoformat(timespec="milliseconds")[:23].replace(".", ",")
+def log_time(nanoseconds: int | None = None) -> tuple[str, int]:
+    """A moment, or now: local time as TorchServe writes it, `2026-11-25T02:15:12,158`, and the
+    seconds since 1970."""
+    seconds, rest = divmod(nanoseconds or time.time_ns(), 1_000_000_000)
+    known, text = _Second.known
+    if known != seconds:
+        text = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(seconds))
+        _Second.known = (seconds, text)
+    return f"{text},{rest // 1_000_000:03}", seconds
 
 
 def _open(folder: Path, file: str) -> RollingFile:

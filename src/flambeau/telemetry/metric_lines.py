@@ -1,10 +1,9 @@
 """Metric lines of TorchServe's log mode (contract.md section 7.4)."""
 
 import logging
-from collections.abc import Iterable
-from datetime import UTC, datetime
+from collections.abc import Sequence
 
-from flambeau.telemetry.logging import LineHandler, escape_controls, iso_time
+from flambeau.telemetry.logging import LineHandler, escape_controls, log_time
 
 TS_METRICS = "TS_METRICS"
 MODEL_METRICS = "MODEL_METRICS"
@@ -22,22 +21,20 @@ class MetricLines:
         name: str,
         unit: str,
         value: float,
-        dimensions: Iterable[tuple[str, str]],
+        dimensions: Sequence[tuple[str, str]],
         request_ids: str | None = None,
     ) -> None:
         """`request_ids` None: the line says nothing of requests. A dozen lines may come with each
         request, so that records and formatters of `logging` would cost more than the rest."""
-        handlers = [one for one in self._logger.handlers if isinstance(one, LineHandler)]
-        if not handlers:
-            return
-        now = datetime.now(UTC)
-        labels = ",".join(f"{key}:{text}" for key, text in dimensions)
-        about = "" if request_ids is None else f",requestID:{request_ids or 'null'}"
-        line = (
-            f"{name}.{unit}:{float(value)!r}|#{labels}|#hostname:{self._host}{about}"
-            f",timestamp:{int(now.timestamp())}"
-        )
-        if not line.isprintable():
-            line = escape_controls(line).replace("\n", "\\n")
-        for handler in handlers:
-            handler.write(f"{iso_time(now)} - {line}")
+        for handler in self._logger.handlers:
+            if isinstance(handler, LineHandler):
+                now, seconds = log_time()
+                labels = ",".join([f"{key}:{text}" for key, text in dimensions])
+                about = "" if request_ids is None else f",requestID:{request_ids or 'null'}"
+                line = (
+                    f"{now} - {name}.{unit}:{float(value)!r}|#{labels}|#hostname:{self._host}"
+                    f"{about},timestamp:{seconds}"
+                )
+                if not line.isprintable():
+                    line = escape_controls(line).replace("\n", "\\n")
+                handler.write(line)

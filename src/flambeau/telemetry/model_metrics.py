@@ -63,7 +63,7 @@ class ModelMetrics:
             )
             return
         if self._lines is not None:
-            labelled = zip(spec.dimensions, values, strict=True)
+            labelled = list(zip(spec.dimensions, values, strict=True))
             self._lines.write(spec.name, spec.unit, sample.value, labelled, sample.request_id)
         self._update(key, self._families.get(spec.name), (*values, self._host), sample.value)
 
