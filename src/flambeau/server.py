@@ -15,6 +15,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 
+import msgspec
 import uvloop
 
 from flambeau.archive.cache import CacheBounds
@@ -22,7 +23,9 @@ from flambeau.archive.store import ModelStore
 from flambeau.archive.yaml_config import read_yaml
 from flambeau.config import Address, ServerConfig, usable_cores
 from flambeau.errors import ArchiveError, ConfigError
-from flambeau.frontend.http import Listener
+from flambeau.frontend.gate import Gate
+from flambeau.frontend.headers import CommonHeaders
+from flambeau.frontend.http import Answering, Listener, Mount
 from flambeau.frontend.listeners import HttpServer, bind
 from flambeau.protocols.description import Description
 from flambeau.protocols.health import Health
@@ -33,12 +36,14 @@ from flambeau.protocols.metrics import MetricsApi
 from flambeau.protocols.prediction import Predictor
 from flambeau.protocols.predictions import Predictions
 from flambeau.protocols.sagemaker import SageMaker
+from flambeau.protocols.tokens import TokenApi
 from flambeau.serving.inference import Inference
 from flambeau.serving.management import Management
 from flambeau.serving.registry import Registry
 from flambeau.serving.restore import restore
 from flambeau.serving.served_model import Host
 from flambeau.serving.snapshots import Snapshots
+from flambeau.serving.tokens import Tokens, TokenScope
 from flambeau.supervisor.zygote import Zygote
 from flambeau.telemetry.metrics import Metrics
 from flambeau.telemetry.metrics_config import DEFAULT_FILE, parse_metrics_config
@@ -118,19 +123,14 @@ class Server:
     def __init__(self, config: ServerConfig) -> None:
         self.config = config
         self.core = Core(config)
+        self._tokens: Tokens | None = None
         self._sockets = self._bind()
-        self._servers = [
-            HttpServer(
-                Listener(
-                    self._protocols(keys),
-                    self.core.metrics,
-                    torchserve_statuses=config.torchserve_statuses,
-                ),
-                sock,
-                GRACE_SECONDS,
-            )
-            for keys, sock in self._sockets.items()
-        ]
+        try:
+            self._tokens = self._make_tokens()
+            self._servers = self._make_servers()
+        except BaseException:
+            self._close()
+            raise
         self._told_to_stop = asyncio.Event()
 
     async def run(self, started: Callable[[], Coroutine[None, None, None]] | None = None) -> None:
@@ -160,8 +160,7 @@ class Server:
                 await asyncio.wait(listening)
                 await self.core.management.save_snapshot("shutdown")
         finally:
-            for sock in self._sockets.values():
-                sock.close()
+            self._close()
         logger.info("Model server stopped.")
 
     @property
@@ -183,7 +182,57 @@ class Server:
         sock = next((sock for keys, sock in self._sockets.items() if key in keys), None)
         if wanted.path or sock is None:
             return wanted
-        return Address(host=wanted.host, port=int(sock.getsockname()[1]))
+        return msgspec.structs.replace(wanted, port=int(sock.getsockname()[1]))
+
+    def _make_tokens(self) -> Tokens | None:
+        """The keys, once the addresses are ours: another server's key file is not touched."""
+        config = self.config
+        if not config.disable_token_authorization:
+            tokens = Tokens(config.key_file, config.token_expiration_min)
+            logger.info("Token authorization is on; the keys are in %s", tokens.file)
+            return tokens
+        addresses = {
+            str(address): None
+            for keys in self._sockets
+            if not (address := getattr(config, keys[0])).loopback
+        }
+        if addresses:
+            logger.warning(
+                "TOKEN AUTHORIZATION IS OFF: whoever reaches %s can use this server and, with the"
+                " model API on, run code on it.",
+                ", ".join(addresses),
+            )
+        return None
+
+    def _make_servers(self) -> list[HttpServer]:
+        config = self.config
+        answering = Answering(
+            self.core.metrics,
+            Gate(self._tokens, config.cors_allowed_origin),
+            CommonHeaders(config),
+            config.torchserve_statuses,
+        )
+        secure = {keys: bool(getattr(config, keys[0]).tls) for keys in self._sockets}
+        context = None
+        if any(secure.values()):
+            from flambeau.frontend.tls import server_context  # 50 ms that plain HTTP saves
+
+            context = server_context(config)
+        return [
+            HttpServer(
+                Listener(self._mounts(keys), answering),
+                sock,
+                GRACE_SECONDS,
+                context if secure[keys] else None,
+            )
+            for keys, sock in self._sockets.items()
+        ]
+
+    def _close(self) -> None:
+        for sock in self._sockets.values():
+            sock.close()
+        if self._tokens is not None:
+            self._tokens.remove_file()
 
     def _bind(self) -> dict[tuple[str, ...], socket.socket]:
         """Bind every listener, by the configuration keys that it serves."""
@@ -209,18 +258,31 @@ class Server:
             shared[group] = (*shared.get(group, ()), key)
         return list(shared.values())
 
-    def _protocols(self, keys: tuple[str, ...]) -> list[HttpProtocol]:
-        core = self.core
-        offered: dict[str, Callable[[], list[HttpProtocol]]] = {
-            "inference_address": self._inference_protocols,
-            "management_address": lambda: [
-                KServeReadiness(core.inference),
-                ManagementApi(core.management, core.inference),
-            ],
-            "metrics_address": lambda: [MetricsApi(core.metrics, core.registry)],
-        }
-        protocols = [protocol for key in keys for protocol in offered[key]()]
-        return [Description(protocols, self._metrics_url), *protocols]
+    def _mounts(self, keys: tuple[str, ...]) -> list[Mount]:
+        """What an address serves, and whose keys each part takes (contract.md section 11.1)."""
+        core, tokens = self.core, self._tokens
+        served: list[tuple[HttpProtocol, TokenScope | None]] = []
+        if "inference_address" in keys:
+            served += [(each, TokenScope.INFERENCE) for each in self._inference_protocols()]
+        if "management_address" in keys:
+            if tokens is not None:
+                served.append((TokenApi(tokens), TokenScope.API))
+            served.append((KServeReadiness(core.inference), TokenScope.MANAGEMENT))
+            api = ManagementApi(core.management, core.inference)
+            served.append((api, TokenScope.MANAGEMENT))
+        if self._serves_metrics(keys):
+            alone = keys == ("metrics_address",)
+            metrics = MetricsApi(core.metrics, core.registry)
+            served.append((metrics, None if alone else TokenScope.MANAGEMENT))
+        described = Description([each for each, _ in served], self._metrics_url)
+        mounts = [Mount(each, frozenset([scope] if scope else [])) for each, scope in served]
+        every = frozenset(scope for mount in mounts for scope in mount.scopes)
+        return [Mount(described, every), *mounts]
+
+    def _serves_metrics(self, keys: tuple[str, ...]) -> bool:
+        """At their own address, and where inference and management are one, as in TorchServe."""
+        both = {"inference_address", "management_address"} <= set(keys)
+        return self.config.enable_metrics_api and ("metrics_address" in keys or both)
 
     def _inference_protocols(self) -> list[HttpProtocol]:
         inference = self.core.inference

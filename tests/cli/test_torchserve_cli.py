@@ -28,6 +28,9 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
+OTHER_KEYS = "disable_token_authorization=true\nfoo=1\n"
+
+
 class Place:
     """A working directory with a model store, a configuration, and a pid file of its own."""
 
@@ -40,7 +43,7 @@ class Place:
         keys = ("inference_address", "management_address", "metrics_address")
         lines = [f"{k}=http://127.0.0.1:{p}\n" for k, p in zip(keys, self.ports, strict=True)]
         self.config = root / "config.properties"
-        self.config.write_text("".join(lines) + preload + "foo=1\n")
+        self.config.write_text("".join(lines) + preload + OTHER_KEYS)
         self.environment = os.environ | {
             "TMPDIR": str(root / "tmp"),
             "FLAMBEAU_CACHE": str(root / "cache"),

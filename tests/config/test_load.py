@@ -99,7 +99,7 @@ def test_the_file_is_a_java_properties_file(
         ("inference_address=localhost:80", ["inference_address=localhost:80", "http://host:port"]),
         ("inference_address=http://h:99999", ["http://h:99999", "http://host:port"]),
         ("management_address=unix:", ["management_address=unix:", "unix:/path"]),
-        ("metrics_address=https://h", ["metrics_address=https://h", "TLS proxy"]),
+        ("metrics_address=ftp://h", ["metrics_address=ftp://h", "https://host:port"]),
         ("allowed_urls=https://a/.*,http://[", ["allowed_urls=http://[", "regular expression"]),
         ("blacklist_env_vars=(", ["blacklist_env_vars=(", "regular expression"]),
         ("metrics_mode=csv", ["metrics_mode=csv", "one of log, prometheus, legacy"]),
@@ -287,12 +287,32 @@ def test_values_take_their_types(tmp_path: Path) -> None:
         ("http://h:1234", "http://h:1234"),
         ("http://h", "http://h:80"),
         ("http://[::1]:8/", "http://[::1]:8"),
+        ("HTTPS://h", "https://h:443"),
+        ("https://h:1", "https://h:1"),
         ("unix:/tmp/x.sock", "unix:/tmp/x.sock"),
     ],
 )
 def test_addresses(text: str, expected: str) -> None:
     """Host and port, with a default port, or a path."""
-    assert str(parse_address("inference_address", text, 80)) == expected
+    assert str(parse_address("inference_address", text)) == expected
+
+
+def test_default_ports_depend_on_the_key_and_on_tls() -> None:
+    """TorchServe's six (section 3.1)."""
+    for key, ports in {
+        "inference_address": (80, 443),
+        "management_address": (8081, 8444),
+        "metrics_address": (8082, 8445),
+    }.items():
+        found = [parse_address(key, f"{scheme}://h").port for scheme in ("http", "https")]
+        assert tuple(found) == ports
+
+
+def test_the_record_does_not_show_the_password() -> None:
+    """Whoever logs it, or sees it in a traceback, learns nothing."""
+    shown = repr(load_config(None, {"keystore_pass": "s3cret"}, {}))
+    assert "s3cret" not in shown
+    assert "job_queue_size=100" in shown
 
 
 def test_which_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

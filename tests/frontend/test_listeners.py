@@ -9,14 +9,8 @@ import pytest
 from flambeau.config import Address
 from flambeau.errors import ConfigError
 from flambeau.frontend.listeners import bind
-from flambeau.testing.echo import write_model
+from flambeau.testing.echo import free_port, write_model
 from flambeau.testing.server import running_server
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def test_equal_addresses_share_a_listener(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """`flambeau models`: look at and change what a running server serves, over its management API."""
 
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 from urllib.parse import quote
 
 import httpx
@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from flambeau.cli.tokens import TokenOption, authorization, explain
 from flambeau.errors import ErrorKind, FlambeauError
 
 app = typer.Typer(
@@ -16,6 +17,14 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+
+
+class _Api(NamedTuple):
+    """Where the management API is, and the token that was given for it."""
+
+    url: str
+    token: str | None
+
 
 UrlOption = Annotated[
     str, typer.Option(help="Address of the management API.", envvar="FLAMBEAU_MANAGEMENT_URL")
@@ -30,15 +39,18 @@ _TIMEOUT = 600.0
 
 
 @app.command("list")
-def list_models(url: UrlOption = _DEFAULT_URL, as_json: JsonOption = False) -> None:
+def list_models(
+    url: UrlOption = _DEFAULT_URL, as_json: JsonOption = False, token: TokenOption = None
+) -> None:
     """List all models with their default version, workers and queue."""
+    api = _Api(url, token)
     names: list[str] = []
     start: str | None = "0"
     while start is not None:
-        page = _call("GET", url, "/models", {"limit": _PAGE, "next_page_token": start})
+        page = _call("GET", api, "/models", {"limit": _PAGE, "next_page_token": start})
         names += [model["modelName"] for model in page["models"]]
         start = page.get("nextPageToken")
-    models = [version for name in names for version in _call("GET", url, f"/models/{name}/all")]
+    models = [version for name in names for version in _call("GET", api, f"/models/{name}/all")]
     if as_json:
         print(json.dumps(models, indent=2))
         return
@@ -58,10 +70,13 @@ def list_models(url: UrlOption = _DEFAULT_URL, as_json: JsonOption = False) -> N
 
 @app.command()
 def describe(
-    name: NameArgument, version: VersionOption = "", url: UrlOption = _DEFAULT_URL
+    name: NameArgument,
+    version: VersionOption = "",
+    url: UrlOption = _DEFAULT_URL,
+    token: TokenOption = None,
 ) -> None:
     """Print everything about one model, as JSON."""
-    print(json.dumps(_call("GET", url, _path(name, version)), indent=2))
+    print(json.dumps(_call("GET", _Api(url, token), _path(name, version)), indent=2))
 
 
 @app.command()
@@ -73,6 +88,7 @@ def register(
     workers: Annotated[int, typer.Option(min=0, help="Worker processes to start.")] = 1,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Most requests in a batch.")] = None,
     url: UrlOption = _DEFAULT_URL,
+    token: TokenOption = None,
 ) -> None:
     """Register a model and wait until it is ready."""
     parameters: dict[str, str | int] = {"url": archive, "initial_workers": workers}
@@ -80,7 +96,7 @@ def register(
         parameters["model_name"] = name
     if batch_size is not None:
         parameters["batch_size"] = batch_size
-    print(_call("POST", url, "/models", parameters)["status"])
+    print(_call("POST", _Api(url, token), "/models", parameters)["status"])
 
 
 @app.command()
@@ -89,6 +105,7 @@ def scale(
     workers: Annotated[int, typer.Argument(min=0, help="Worker processes.")],
     version: VersionOption = "",
     url: UrlOption = _DEFAULT_URL,
+    token: TokenOption = None,
 ) -> None:
     """Change a model's number of workers and wait until it is reached."""
     parameters: dict[str, str | int] = {
@@ -96,13 +113,18 @@ def scale(
         "max_worker": workers,
         "synchronous": "true",
     }
-    print(_call("PUT", url, _path(name, version), parameters)["status"])
+    print(_call("PUT", _Api(url, token), _path(name, version), parameters)["status"])
 
 
 @app.command()
-def remove(name: NameArgument, version: VersionOption = "", url: UrlOption = _DEFAULT_URL) -> None:
+def remove(
+    name: NameArgument,
+    version: VersionOption = "",
+    url: UrlOption = _DEFAULT_URL,
+    token: TokenOption = None,
+) -> None:
     """Take a model out of service; requests that were accepted are answered first."""
-    print(_call("DELETE", url, _path(name, version))["status"])
+    print(_call("DELETE", _Api(url, token), _path(name, version))["status"])
 
 
 def _path(name: str, version: str) -> str:
@@ -111,18 +133,23 @@ def _path(name: str, version: str) -> str:
 
 
 def _call(
-    method: str, url: str, path: str, parameters: dict[str, str | int] | None = None
+    method: str, api: _Api, path: str, parameters: dict[str, str | int] | None = None
 ) -> Any:  # JSON of many shapes
     try:
         response = httpx.request(
-            method, url.rstrip("/") + path, params=parameters, timeout=_TIMEOUT
+            method,
+            api.url.rstrip("/") + path,
+            params=parameters,
+            headers=authorization(api.token, api.url, "management"),
+            timeout=_TIMEOUT,
         )
     except httpx.HTTPError as error:
         raise FlambeauError(
             ErrorKind.INTERNAL,
-            f"No server answers at {url} ({error}). Is it running, and is this its management API?",
+            f"No server answers at {api.url} ({error}). Is it running, and is this its management API?",
         ) from error
     document = response.json()
     if response.is_error:
-        raise FlambeauError(ErrorKind.INTERNAL, str(document.get("message", document)))
+        message = str(document.get("message", document))
+        raise FlambeauError(ErrorKind.INTERNAL, explain(response.status_code, message))
     return document

@@ -19,6 +19,7 @@ from flambeau.cli.serve import (
     TaskOption,
 )
 from flambeau.cli.targets import Choices, Target, resolve
+from flambeau.cli.tokens import TokenOption, authorization, explain
 from flambeau.config import ServerConfig, default_cache_dir
 from flambeau.errors import ConfigError, ErrorKind, FlambeauError, PredictionError
 from flambeau.server import Core
@@ -46,6 +47,7 @@ def predict(
     output: OutputOption = None,
     max_length: LengthOption = None,
     revision: RevisionOption = None,
+    token: TokenOption = None,
 ) -> None:
     """Print a model's answer to one input, without a server unless --url names one."""
     body, content_type = _read_input(text, file)
@@ -54,7 +56,10 @@ def predict(
         given = ", ".join(flag for flag, value in local.items() if value is not None)
         if given:
             raise ConfigError(f"{given} would have no effect with --url: the server decides.")
-        _print(_ask(url, model, body, content_type, output))
+        headers = {"content-type": content_type} | authorization(token, url, "inference")
+        if output is not None:
+            headers["x-flambeau-output"] = output
+        _print(_ask(url, model, body, headers))
         return
     set_up_logging(None, level=logging.ERROR)
     cache = default_cache_dir()
@@ -101,10 +106,7 @@ async def _predict(config: ServerConfig, target: Target, field: Field) -> bytes:
     raise return_error
 
 
-def _ask(url: str, model: str, body: bytes, content_type: str, output: str | None) -> bytes:
-    headers = {"content-type": content_type}
-    if output is not None:
-        headers["x-flambeau-output"] = output
+def _ask(url: str, model: str, body: bytes, headers: dict[str, str]) -> bytes:
     try:
         response = httpx.post(
             f"{url.rstrip('/')}/predictions/{model}",
@@ -115,7 +117,8 @@ def _ask(url: str, model: str, body: bytes, content_type: str, output: str | Non
     except httpx.HTTPError as error:
         raise ConfigError(f"No server answers at {url}: {error}") from error
     if response.is_error:
-        raise PredictionError(f"{response.status_code}: {_message(response)}", ErrorKind.INTERNAL)
+        message = explain(response.status_code, _message(response))
+        raise PredictionError(f"{response.status_code}: {message}", ErrorKind.INTERNAL)
     return response.content
 
 

@@ -19,7 +19,10 @@ from flambeau.serving.options import Registration
 from flambeau.tasks import load as load_task
 from flambeau.types import OutputShape, TaskName
 
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_READ_KEY_FILE = (  # for the shell that runs the example
+    """TOKEN=$(python3 -c 'import json; """
+    """print(json.load(open("key_file.json"))["inference"]["key"])')"""
+)
 
 ModelArgument = Annotated[
     str,
@@ -72,6 +75,13 @@ def serve(
     enable_model_api: Annotated[
         bool, typer.Option("--enable-model-api", help="Let clients register and remove models.")
     ] = False,
+    token_auth: Annotated[
+        bool | None,
+        typer.Option(
+            help="Ask clients for the tokens in key_file.json"
+            " [default: where other machines can connect]."
+        ),
+    ] = None,
     log_folder: Annotated[
         Path | None, typer.Option(help="Write log files here, besides the console.")
     ] = None,
@@ -85,16 +95,16 @@ def serve(
     cache = default_cache_dir()
     choices = Choices(task, output, max_length, batch_size, workers, revision)
     target = resolve(model, name, choices, cache)
+    inference = Address(host, port)
     config = ServerConfig(
-        inference_address=Address(host, port),
+        inference_address=inference,
         management_address=Address(port=management_port),
         metrics_address=Address(port=metrics_port),
         model_store=target.path.parent,
         enable_model_api=enable_model_api,
+        disable_token_authorization=inference.loopback if token_auth is None else not token_auth,
         cache_dir=cache,
     )
-    if host not in _LOOPBACK:
-        _say(f"Warning: {host} is reachable from other machines, and there is no token check yet.")
     run(config, target, workers, batch_size)
 
 
@@ -128,6 +138,9 @@ def run(config: ServerConfig, target: Target, workers: int | None, batch_size: i
 def _announce(running: server.Server, target: Target) -> None:
     base = str(running.address("inference_address"))
     info = running.core.registry.get(target.name).info
+    example = example_curl(base, target.name, info.get("task"))
+    if not running.config.disable_token_authorization:
+        example = f'{_READ_KEY_FILE}\n  {example} -H "Authorization: Bearer $TOKEN"'
     _say(
         f"\nServing {target.name}" + (f" ({info['task']})" if "task" in info else ""),
         f"  predictions  {base}/predictions/{target.name}",
@@ -135,7 +148,7 @@ def _announce(running: server.Server, target: Target) -> None:
         f"  management   {running.address('management_address')}/models",
         f"  metrics      {running.address('metrics_address')}/metrics",
         "",
-        f"Try it:\n  {example_curl(base, target.name, info.get('task'))}",
+        f"Try it:\n  {example}",
         "\nCtrl-C stops the server.",
     )
 

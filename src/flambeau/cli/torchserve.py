@@ -153,7 +153,8 @@ def _run(
         logging.getLogger("flambeau.cli").warning("%s", note)
 
     async def started(_server: Server) -> None:
-        print("Model server started.", flush=True)  # stdout may be a supervisor's pipe
+        # One write: the log is written to the same stream by another thread.
+        print("Model server started.\n", end="", flush=True)  # stdout may be a supervisor's pipe
         if ready is not None:
             os.write(ready, _STARTED)
             os.close(ready)

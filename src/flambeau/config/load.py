@@ -25,7 +25,6 @@ Environment = Mapping[str, str]
 OWN_FILE = "flambeau.toml"
 _TRUE = {"true"}
 _UNKNOWN = "not a known key"
-_DEFAULT_PORTS = {"inference_address": 80, "management_address": 8081, "metrics_address": 8082}
 
 
 def _schema() -> dict[str, tuple[object, Setting]]:
@@ -193,7 +192,7 @@ def _value(key: str, text: str) -> object:
     """Turn a text into the key's type. Booleans: anything but `true` is false (section 3)."""
     kind, setting = SCHEMA[key]
     if kind is Address:
-        return parse_address(key, text, _DEFAULT_PORTS[key])
+        return parse_address(key, text)
     if kind in (int, float):
         return _number(key, text)
     value = _PARSERS[kind](text) if kind in _PARSERS else _json(key, text)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import msgspec
+from typing_extensions import override
 
 from flambeau.config.addresses import Address
 
@@ -46,23 +47,39 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     inference_address: Annotated[
         Address,
-        Setting("predictions, explanations, ping: `http://host[:port]` (80) or `unix:/path`"),
+        Setting(
+            "predictions, explanations, ping: `http://host[:port]` (80), `https://host[:port]` (443)"
+            " or `unix:/path`"
+        ),
     ] = Address(port=8080)
     management_address: Annotated[
         Address,
-        Setting("registering and scaling models; the same address: one listener serves both"),
+        Setting(
+            "registering and scaling models (8081, 8444); the same address: one listener"
+            " serves both"
+        ),
     ] = Address(port=8081)
-    metrics_address: Annotated[Address, Setting("the Prometheus endpoint")] = Address(port=8082)
+    metrics_address: Annotated[Address, Setting("the Prometheus endpoint (8082, 8445)")] = Address(
+        port=8082
+    )
     cors_allowed_origin: Annotated[
         str, Setting("value of `Access-Control-Allow-Origin` on every response")
     ] = ""
     cors_allowed_methods: Annotated[str, Setting("value of `Access-Control-Allow-Methods`")] = ""
     cors_allowed_headers: Annotated[str, Setting("value of `Access-Control-Allow-Headers`")] = ""
-    private_key_file: Annotated[Path | None, Setting("key for `https` addresses: PEM")] = None
+    private_key_file: Annotated[
+        Path | None,
+        Setting(
+            "key for `https` addresses: PEM, not encrypted; neither this nor keystore:"
+            " a self-signed certificate"
+        ),
+    ] = None
     certificate_file: Annotated[Path | None, Setting("certificate chain for `https`: PEM")] = None
-    keystore: Annotated[Path | None, Setting("key and certificate in one file")] = None
+    keystore: Annotated[
+        Path | None, Setting("key and certificates in one PKCS12 file; goes before the PEM files")
+    ] = None
     keystore_pass: Annotated[str, Setting("password of the keystore")] = "changeit"  # noqa: S105  # TorchServe's default
-    keystore_type: Annotated[str, Setting("kind of keystore")] = "PKCS12"
+    keystore_type: Annotated[str, Setting("`PKCS12`; other kinds have to be converted")] = "PKCS12"
     max_request_size: Annotated[
         int, Setting("largest request body; a higher value is lowered to what a worker's message holds",
                  low=1, unit="bytes")
@@ -192,6 +209,9 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     token_expiration_min: Annotated[
         float, Setting("life of a token", unit="minutes", variable="TS_TOKEN_EXPIRATION_TIME_MIN")
     ] = 60
+    key_file: Annotated[
+        Path, Setting("where the tokens are written, readable by the server's user only", own=True)
+    ] = Path("key_file.json")
     allowed_urls: Annotated[
         tuple[str, ...],
         Setting("patterns of the addresses that archives may be fetched from; empty: the store only",
@@ -256,6 +276,13 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
             unit="days", own=True)
     ] = 30  # fmt: skip
     notes: tuple[str, ...] = ()
+
+    @override
+    def __repr__(self) -> str:
+        """Without the password: a record may end up in a log or a traceback."""
+        fields = {key: getattr(self, key) for key in self.__struct_fields__}
+        fields["keystore_pass"] = "***"  # noqa: S105
+        return f"ServerConfig({', '.join(f'{key}={value!r}' for key, value in fields.items())})"
 
 
 IGNORED: dict[str, str] = dict.fromkeys(

@@ -10,37 +10,55 @@ import logging
 import time
 import uuid
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from starlette.types import Message, Receive, Scope, Send
 
 from flambeau.errors import ErrorKind, FlambeauError
-from flambeau.protocols.http import Endpoint, HttpProtocol, check_path, respond
+from flambeau.frontend.gate import Gate
+from flambeau.frontend.headers import CommonHeaders
+from flambeau.protocols.http import Endpoint, HttpProtocol, PublicEndpoint, check_path, respond
 from flambeau.protocols.status import error_response
+from flambeau.serving.tokens import TokenScope
 from flambeau.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 access_log = logging.getLogger("ACCESS_LOG")
 
-_FIXED_HEADERS = (
-    (b"pragma", b"no-cache"),
-    (b"cache-control", b"no-cache; no-store, must-revalidate, private"),
-    (b"expires", b"Thu, 01 Jan 1970 00:00:00 UTC"),
-)
+CONNECTION = "flambeau.connection"
+"""Name of the scope's extension that gives, for a status, the response's `Connection` header."""
+
+
+class Mount(NamedTuple):
+    """A protocol at a listener; its routes take a key of one of `scopes`, or none if that is empty."""
+
+    protocol: HttpProtocol
+    scopes: frozenset[TokenScope]
+
+
+class Answering(NamedTuple):
+    """What all listeners of a server have in common."""
+
+    metrics: Metrics
+    gate: Gate
+    headers: CommonHeaders
+    torchserve_statuses: bool = False
+
+
+class _Route(NamedTuple):
+    """What a request asks for: an endpoint, or why there is none; and the keys that it takes."""
+
+    endpoint: Endpoint | FlambeauError
+    needed: frozenset[TokenScope]
 
 
 class Listener:
     """Serves one or more protocols at one address."""
 
-    def __init__(
-        self,
-        protocols: Sequence[HttpProtocol],
-        metrics: Metrics,
-        *,
-        torchserve_statuses: bool = False,
-    ) -> None:
-        self._protocols = protocols
-        self._metrics = metrics
-        self._torchserve_statuses = torchserve_statuses
+    def __init__(self, mounts: Sequence[Mount], answering: Answering) -> None:
+        self._mounts = mounts
+        self._answering = answering
+        self.headers = answering.headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -48,10 +66,10 @@ class Listener:
             if scope["type"] == "websocket":
                 await send({"type": "websocket.close", "code": 1000})
             return
-        exchange = _Exchange(send, torchserve_statuses=self._torchserve_statuses)
+        exchange = _Exchange(scope, send, self._answering)
         scope["state"] = {"request_id": exchange.request_id}
         try:
-            await self._find(scope)(scope, receive, exchange.send)
+            await self._answer(scope, receive, exchange.send)
         except FlambeauError as error:
             await exchange.fail(error)
         except asyncio.CancelledError:
@@ -62,25 +80,43 @@ class Listener:
             await exchange.fail(FlambeauError(ErrorKind.INTERNAL, text))
         self._record(scope, exchange)
 
-    def _find(self, scope: Scope) -> Endpoint:
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         check_path(scope["raw_path"])
+        route = self._find(scope)
+        gate = self._answering.gate
+        try:
+            gate.check(scope, route.needed)
+            if isinstance(route.endpoint, FlambeauError):
+                raise route.endpoint
+        except FlambeauError:
+            if not gate.is_preflight(scope):
+                raise
+            await respond(send, 200, b"")  # a browser goes on only after a success
+            return
+        await route.endpoint(scope, receive, send)
+
+    def _find(self, scope: Scope) -> _Route:
         segments = [part for part in scope["path"].split("/") if part]
-        refused: FlambeauError | None = None
-        for protocol in self._protocols:
+        refused: _Route | None = None
+        for protocol, scopes in self._mounts:
             try:
                 endpoint = protocol.endpoint(scope["method"], segments)
             except FlambeauError as error:
-                refused = error
+                refused = _Route(error, scopes)
                 continue
             if endpoint is not None:
-                return endpoint
-        raise refused or FlambeauError(
-            ErrorKind.ROUTE_NOT_FOUND,
-            "Requested resource is not found, please refer to API document.",
+                is_public = isinstance(endpoint, PublicEndpoint)
+                return _Route(endpoint, frozenset() if is_public else scopes)
+        return refused or _Route(
+            FlambeauError(
+                ErrorKind.ROUTE_NOT_FOUND,
+                "Requested resource is not found, please refer to API document.",
+            ),
+            frozenset(scope for mount in self._mounts for scope in mount.scopes),
         )
 
     def _record(self, scope: Scope, exchange: "_Exchange") -> None:
-        self._metrics.response(exchange.status)
+        self._answering.metrics.response(exchange.status)
         if access_log.isEnabledFor(logging.INFO):
             host, port = scope.get("client") or ("unix", 0)
             query = scope["query_string"]
@@ -102,11 +138,12 @@ class Listener:
 class _Exchange:
     """One request and its response, so that every way out adds the same headers."""
 
-    __slots__ = ("_close", "_send", "_torchserve_statuses", "request_id", "started", "status")
+    __slots__ = ("_answering", "_close", "_scope", "_send", "request_id", "started", "status")
 
-    def __init__(self, send: Send, *, torchserve_statuses: bool) -> None:
+    def __init__(self, scope: Scope, send: Send, answering: Answering) -> None:
+        self._scope = scope
         self._send = send
-        self._torchserve_statuses = torchserve_statuses
+        self._answering = answering
         self._close = False
         self.request_id = str(uuid.uuid4())
         self.started = time.monotonic()
@@ -116,9 +153,13 @@ class _Exchange:
         """Pass a response message on; the first one gets the common headers."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message["headers"] += [(b"x-request-id", self.request_id.encode()), *_FIXED_HEADERS]
+            headers = message["headers"]
+            self._answering.headers.add_to(headers, self.request_id)
+            connection: bytes = self._scope["extensions"][CONNECTION](self.status)
             if self._close:
-                message["headers"].append((b"connection", b"close"))
+                headers.append((b"connection", b"close"))
+            elif connection:
+                headers.append((b"connection", connection))
         await self._send(message)
 
     async def fail(self, error: FlambeauError) -> None:
@@ -128,12 +169,13 @@ class _Exchange:
         if error.kind is ErrorKind.CANCELLED:
             self.status = 499  # nobody is there to read it
             return
-        status, body = error_response(error, torchserve=self._torchserve_statuses)
+        status, body = error_response(error, torchserve=self._answering.torchserve_statuses)
         headers: dict[str, str] = {}
+        if status == 401:
+            headers["www-authenticate"] = "Bearer"
         if error.retry_after is not None:
             headers["retry-after"] = str(max(1, round(error.retry_after)))
-        # The body's rest is not read, so nothing can follow it.
-        self._close = error.kind in {ErrorKind.PAYLOAD_TOO_LARGE, ErrorKind.REQUEST_TIMEOUT}
+        self._close = error.kind is ErrorKind.REQUEST_TIMEOUT  # nothing can follow half a body
         await respond(self.send, status, body, "application/json", headers)
 
 

@@ -11,6 +11,8 @@ them (`HEADER_NAMES` in the scope), reason phrases and statuses up to 999 of a h
 
 import asyncio
 import re
+import uuid
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from typing_extensions import override
@@ -21,6 +23,7 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 from flambeau.errors import ErrorKind
+from flambeau.frontend.http import CONNECTION, Listener
 from flambeau.protocols.http import HEADER_NAMES, REASON
 from flambeau.protocols.status import http_error, json_body
 
@@ -151,6 +154,9 @@ class HttpConnection(HttpToolsProtocol):
         if self._method:
             self.scope["method"] = self._method.decode()
             self._method = b""
+        # This is before the application's first step.
+        going_on = partial(self._connection_header, self.cycle)
+        self.scope["extensions"][CONNECTION] = going_on  # type: ignore[assignment]  # ours
 
     @override
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: "ASGI3Application") -> None:
@@ -178,6 +184,18 @@ class HttpConnection(HttpToolsProtocol):
             return data
         self._method = match.group(1)
         return b"POST" + data[match.end(1) :]
+
+    def _connection_header(self, cycle: RequestResponseCycle, status: int) -> bytes:
+        """Whether the connection goes on as the client asked; after an error it ends.
+
+        An error does not end it before the request is read, though, nor while the client waits for
+        answers to later requests: closing under a client that sends resets the connection, and loses
+        the answer. Empty where uvicorn adds the header itself.
+        """
+        if not cycle.keep_alive:
+            return b""
+        ends = status >= 400 and not cycle.more_body and not self.pipeline
+        return b"close" if ends else b"keep-alive"
 
     def _owes(self) -> bool:
         """Whether the client has begun a head, or has not finished a body that nobody reads."""
@@ -220,9 +238,12 @@ class HttpConnection(HttpToolsProtocol):
             kind = ErrorKind.REQUEST_TIMEOUT
             message = f"The request's headers were not complete after {HEAD_SECONDS:g} s."
         body = json_body({"code": status, "type": http_error(kind).type, "message": message})
-        head = (
-            b"content-type: application/json\r\n"
-            b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body)
-        )
-        self.transport.write(STATUS_LINE[status] + head + body)
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+        ]
+        cast("Listener", self.config.app).headers.add_to(headers, str(uuid.uuid4()))
+        headers.append((b"connection", b"close"))
+        head = b"".join(b"%s: %s\r\n" % pair for pair in headers)
+        self.transport.write(STATUS_LINE[status] + head + b"\r\n" + body)
         self.transport.close()

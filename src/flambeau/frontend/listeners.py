@@ -3,16 +3,17 @@
 import contextlib
 import os
 import socket
+import ssl
 import stat
 from collections.abc import Generator
 from pathlib import Path
 
 import uvicorn
-from starlette.types import ASGIApp
 from typing_extensions import override
 
 from flambeau.config import Address
 from flambeau.errors import ConfigError
+from flambeau.frontend.http import Listener
 from flambeau.frontend.http_connection import HttpConnection
 
 _BACKLOG = 2048
@@ -67,7 +68,9 @@ def _answers(path: str) -> bool:
 class HttpServer(uvicorn.Server):
     """uvicorn for one bound socket; signals are the composition root's business."""
 
-    def __init__(self, app: ASGIApp, sock: socket.socket, grace: float) -> None:
+    def __init__(
+        self, app: Listener, sock: socket.socket, grace: float, tls: ssl.SSLContext | None = None
+    ) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -79,6 +82,7 @@ class HttpServer(uvicorn.Server):
                 date_header=True,
                 proxy_headers=False,
                 ws="none",
+                ssl_context_factory=(lambda *_: tls) if tls is not None else None,
                 timeout_graceful_shutdown=round(grace),
             )
         )

@@ -5,7 +5,13 @@ from collections.abc import Callable, Sequence
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from flambeau.protocols.http import Endpoint, HttpProtocol, method_not_allowed, respond_json
+from flambeau.protocols.http import (
+    Endpoint,
+    HttpProtocol,
+    PublicEndpoint,
+    method_not_allowed,
+    respond_json,
+)
 from flambeau.protocols.operations import DESCRIPTION, METRICS, Operation, api_document
 
 
@@ -25,11 +31,11 @@ class Description:
         """The endpoint for one of the paths."""
         match segments:
             case ["api-description" | "openapi.json"]:
-                return self.describe
+                return PublicEndpoint(self.describe)
             case []:
                 if method != "OPTIONS":
                     raise method_not_allowed()
-                return self.describe
+                return PublicEndpoint(self.describe)
             case _:
                 return None
 

@@ -2,7 +2,7 @@
 
 from starlette.types import Receive, Scope, Send
 
-from flambeau.protocols.http import Endpoint, respond_json
+from flambeau.protocols.http import Endpoint, PublicEndpoint, respond_json
 from flambeau.protocols.operations import PING, Operation
 from flambeau.serving.inference import Inference
 
@@ -16,8 +16,8 @@ class Health:
         self._inference = inference
 
     def endpoint(self, method: str, segments: list[str]) -> Endpoint | None:  # noqa: ARG002
-        """The endpoint of `/ping…`."""
-        return self.ping if segments[:1] == ["ping"] else None
+        """The endpoint of `/ping…`; public, since a probe has no key (contract.md section 12.3)."""
+        return PublicEndpoint(self.ping) if segments[:1] == ["ping"] else None
 
     async def ping(self, _scope: Scope, _receive: Receive, send: Send) -> None:
         """Healthy (200) or Unhealthy (500), by the models' default versions."""

@@ -27,8 +27,11 @@ from flambeau.scheduling.queue import Entry
 from flambeau.serving.inference import Inference
 from flambeau.types import Chunk, Field
 
-PRIVATE_HEADERS = frozenset({"authorization", "cookie", "proxy-authorization"})
-"""Request headers that handlers, which are other people's code, never see (promises.md G25)."""
+PRIVATE_HEADERS = frozenset({"cookie", "proxy-authorization"})
+"""Request headers that handlers, which are other people's code, never see (promises.md G25).
+
+The gate of the front end takes `Authorization` away where it holds a key of the server's own.
+"""
 
 SERVER_HEADERS = frozenset({"describe", "explain", "url_path", "url_query"})
 """What handlers hear from the server only: a client's headers of these names are dropped."""

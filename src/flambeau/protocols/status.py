@@ -32,6 +32,14 @@ def http_error(kind: ErrorKind) -> HttpError:  # noqa: C901, PLR0911, PLR0912  #
             return HttpError(400, "InvalidModelException")
         case ErrorKind.DOWNLOAD_FAILED:
             return HttpError(400, "DownloadArchiveException")
+        case ErrorKind.INVALID_KEY_TYPE:
+            return HttpError(400, "InvalidKeyException")
+        case ErrorKind.UNAUTHENTICATED:
+            return HttpError(401, "InvalidKeyException", torchserve=400)
+        case ErrorKind.WRONG_SCOPE:
+            return HttpError(403, "InvalidKeyException", torchserve=400)
+        case ErrorKind.FOREIGN_ORIGIN:
+            return HttpError(403, "ForbiddenException")
         case ErrorKind.INVALID_VERSION:
             return HttpError(403, "InvalidModelVersionException")
         case ErrorKind.INVALID_PATH:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 from pathlib import Path
 
 import httpx
@@ -73,6 +74,13 @@ def show(value):
         return [type(value).__name__, bytes(value).decode("latin-1")]
     return [type(value).__name__, value]
 """
+
+
+def free_port() -> int:
+    """A port of the loopback address that nobody listens at."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
 
 
 def write_model(

@@ -30,7 +30,8 @@ def running_server(model_store: Path, cache: Path, **config: object) -> Iterator
     """Run a server in a thread of this process; stops it, workers included, at the end.
 
     `config` holds fields of `ServerConfig`. No framework is imported ahead of time unless `preload`
-    says so, which makes workers of plain Python handlers start in a fraction of a second.
+    says so, which makes workers of plain Python handlers start in a fraction of a second. Token
+    authorization is off unless `disable_token_authorization=False` says otherwise.
     """
     free = Address(port=0)
     settings: dict[str, object] = {
@@ -39,6 +40,7 @@ def running_server(model_store: Path, cache: Path, **config: object) -> Iterator
         "metrics_address": free,
         "preload": (),
         "enable_model_api": True,
+        "disable_token_authorization": True,
     }
     merged = msgspec.structs.replace(
         ServerConfig(model_store=model_store, cache_dir=cache), **(settings | config)
