@@ -3,15 +3,15 @@
 import asyncio
 import os
 import signal
-from collections.abc import Awaitable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
-from flambeau.testing.echo import Gate, predict, register, waiting, worker_pids, write_model
+from flambeau.testing.echo import Gate, predict, register, worker_pids, write_model
 from flambeau.testing.server import RunningServer, running_server
 from flambeau.testing.waiting import wait_until
+from tests.scheduling.crowd import Crowd, client
 
 
 @pytest.fixture(scope="module")
@@ -30,28 +30,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
         for name in ("batch", "hasty", "slow", "small", "brief"):
             assert register(running, name).status_code == 200
         yield running
-
-
-class Crowd:
-    """Requests in flight, each in a task of its own."""
-
-    def __init__(self, server: RunningServer, model: str, client: httpx.AsyncClient) -> None:
-        self._server = server
-        self._url = f"{server.inference}/predictions/{model}"
-        self._model = model
-        self._client = client
-
-    def send(self, **headers: str) -> "asyncio.Task[httpx.Response]":
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        sending: Awaitable[httpx.Response] = self._client.post(self._url, headers=named)
-        return asyncio.ensure_future(sending)
-
-    async def queued(self, count: int) -> None:
-        await asyncio.to_thread(wait_until, lambda: waiting(self._server, self._model) == count, 10)
-
-
-def client() -> httpx.AsyncClient:
-    return httpx.AsyncClient(timeout=30, limits=httpx.Limits(max_connections=100))
 
 
 async def test_what_waits_while_a_worker_computes_goes_together(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from flambeau.scheduling.policy import MAX_BATCH_BYTES, Waiting, decide
+from flambeau.scheduling.policy import MAX_BATCH_BYTES, Room, Waiting, decide
 
 NEW = Waiting(settled=False, attempts=0, deadline=None)
 GONE = Waiting(settled=True, attempts=0, deadline=None)
@@ -11,6 +11,7 @@ DUE = Waiting(settled=False, attempts=0, deadline=10.0)
 EARLY = Waiting(settled=False, attempts=0, deadline=10.1)
 RETRY = Waiting(settled=False, attempts=1, deadline=None)
 GONE_LATE = Waiting(settled=True, attempts=1, deadline=9.0)
+SOLO = NEW._replace(alone=True)
 HALF = NEW._replace(size=MAX_BATCH_BYTES // 2)
 HUGE = NEW._replace(size=MAX_BATCH_BYTES + 1)
 
@@ -45,8 +46,27 @@ def test_decision(
     waiting: list[Waiting], batch_size: int, run: list[int], expired: list[int], forget: list[int]
 ) -> None:
     """Oldest first; leavers are forgotten, late ones expire, retries and giants run alone."""
-    decision = decide(waiting, 10.0, batch_size)
+    decision = decide(waiting, 10.0, Room(0, batch_size))
     assert (decision.run, decision.expired, decision.forget) == (run, expired, forget)
+
+
+@pytest.mark.parametrize(
+    ("waiting", "busy", "joining", "run"),
+    [
+        ([NEW, RETRY], True, False, [0]),
+        ([RETRY], True, False, []),
+        ([RETRY], False, True, []),
+        ([SOLO, NEW], False, False, [0]),
+        ([NEW, SOLO, NEW], False, False, [0]),
+        ([SOLO], True, False, [0]),
+        ([SOLO], False, True, []),
+        ([NEW, SOLO], False, True, [0]),
+    ],
+)
+def test_company(waiting: list[Waiting], busy: bool, joining: bool, run: list[int]) -> None:
+    """A retry keeps away from whatever runs; a describe request only from others' batches."""
+    room = Room(0, 4, busy=busy, joining=joining)
+    assert decide(waiting, 10.0, room).run == run
 
 
 def test_decided_entries_are_the_head_of_the_queue() -> None:
@@ -55,7 +75,7 @@ def test_decided_entries_are_the_head_of_the_queue() -> None:
     for code in range(4**5):
         waiting = [kinds[code // 4**place % 4] for place in range(5)]
         for batch_size in (1, 2, 5):
-            decision = decide(waiting, 10.0, batch_size)
+            decision = decide(waiting, 10.0, Room(0, batch_size))
             decided = sorted([*decision.run, *decision.expired, *decision.forget])
             assert decided == list(range(len(decided)))
             assert len(decision.run) <= batch_size

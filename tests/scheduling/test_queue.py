@@ -7,6 +7,7 @@ import pytest
 
 from flambeau.errors import ErrorKind, FlambeauError
 from flambeau.scheduling import queue as queue_module
+from flambeau.scheduling.policy import Room
 from flambeau.scheduling.queue import Entry, RequestQueue
 from flambeau.types import Chunk, Field, InferenceRequest
 
@@ -38,8 +39,9 @@ def test_entries_that_were_taken_return_to_the_head_in_order() -> None:
     queue = RequestQueue(10)
     for name in "abcd":
         queue.put(entry(name))
-    taken = queue.take(2)
-    queue.put_back(taken)
+    taken = queue.take(Room(0, 2), 0.0)
+    assert [each.request.id for each in taken.run] == ["a", "b"]
+    queue.put_back(taken.run)
     assert names(queue) == list("abcd")
     assert [each.request.id for each in queue.drain()] == list("abcd")
     assert len(queue) == 0

@@ -123,7 +123,9 @@ def load_entry(handler: str, context: Context) -> Entry:
     module = _import_handler(name, Path(context.system_properties["model_dir"]))
     function = getattr(module, name.function or "handle", None)
     if callable(function) and not inspect.isclass(function):
-        function(None, context)
+        begun = function(None, context)
+        if inspect.iscoroutine(begun):
+            begun.close()  # an asynchronous handler has no call at load, as in TorchServe
         return Entry(function)
     if function is not None and inspect.isclass(function):
         return instance_entry(function(), context)

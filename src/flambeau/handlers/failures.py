@@ -8,7 +8,7 @@ from flambeau.errors import ErrorKind, FlambeauError, LoadError, PredictionError
 from flambeau.handlers.results import clean_text, prediction_error
 from flambeau.handlers.ts.utils.util import PredictionException
 
-__all__ = ["batch_failure", "describe", "is_out_of_memory", "load_failure"]
+__all__ = ["batch_failure", "breaks_device", "describe", "is_out_of_memory", "load_failure"]
 
 _LONGEST_TEXT = 2000
 
@@ -46,6 +46,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     if torch is not None and isinstance(error, torch.OutOfMemoryError):
         return True
     return not isinstance(error, FlambeauError) and "CUDA" in str(error)
+
+
+def breaks_device(error: BaseException) -> bool:
+    """Whether a CUDA error has left this process unusable: any but a lack of memory may have."""
+    if isinstance(error, FlambeauError | PredictionException) or "CUDA" not in str(error):
+        return False
+    torch = sys.modules.get("torch")
+    return torch is None or not isinstance(error, torch.OutOfMemoryError)
 
 
 def describe(error: BaseException, model_dir: Path) -> str:

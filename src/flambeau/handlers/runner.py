@@ -1,18 +1,22 @@
 """Loads one model's handler in a worker and runs batches through it."""
 
+import asyncio
+import copy
+import inspect
 import json
 import logging
 import os
 import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any, Self
 
 from flambeau.archive.yaml_config import read_yaml
-from flambeau.errors import ArchiveError, LoadError, PredictionError
+from flambeau.errors import ArchiveError, LoadError
 from flambeau.handlers import removed_calls
+from flambeau.handlers.answers import Abandoned, Answers, Emit
 from flambeau.handlers.choice import Choice, choose
 from flambeau.handlers.entry import (
     Entry,
@@ -22,35 +26,34 @@ from flambeau.handlers.entry import (
     prepare_import_path,
     wrap_in_envelope,
 )
-from flambeau.handlers.failures import batch_failure, load_failure
-from flambeau.handlers.results import Body, clean_text, encode_item, encode_items
+from flambeau.handlers.failures import batch_failure, breaks_device, load_failure
+from flambeau.handlers.results import encode_items
 from flambeau.handlers.rows import to_row
 from flambeau.handlers.ts import __version__ as ts_version
 from flambeau.handlers.ts.alias import install_ts
-from flambeau.handlers.ts.context import Context, RequestProcessor
+from flambeau.handlers.ts.context import Context
 from flambeau.handlers.ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
 from flambeau.handlers.ts.metrics.metric_type_enum import MetricTypes
 from flambeau.handlers.ts.service import PREDICTION_METRIC, feed_metrics_to
 from flambeau.ipc.messages import Load, Measured
-from flambeau.types import Chunk, InferenceRequest, MetricSample
+from flambeau.types import InferenceRequest, MetricSample
 
-__all__ = ["Emit", "Runner"]
+__all__ = ["Runner"]
 
 _logger = logging.getLogger(__name__)
-
-Emit = Callable[[int, Chunk | PredictionError], None]
-"""Takes one chunk of row `index`'s answer, or the row's error."""
 
 
 class Runner:
     """A model's handler, loaded.
 
     `info` says how the model is served; `default_batch_size` is what a native handler would like
-    where nobody set a batch size, None for users' own; `context` is the handler's.
+    where nobody set a batch size, None for users' own; `context` is the handler's. `unusable` is
+    set once a CUDA error has spoiled this process.
     """
 
-    def __init__(self, entry: Entry, context: Context, decode: bool, mode: str) -> None:
+    def __init__(self, entry: Entry, context: Context, load: Load, mode: str) -> None:
         self.context = context
+        self.unusable = False
         self.info = {"handler": mode}
         self.default_batch_size: int | None = None
         self._native: Any = None
@@ -59,7 +62,8 @@ class Runner:
             self.default_batch_size = entry.instance.default_batch_size
             self._native = entry.instance
         self._call = entry.call
-        self._decode = decode
+        self._decode = load.decode_input
+        self._continuous = load.continuous
 
     @classmethod
     def load(cls, load: Load) -> Self:
@@ -98,6 +102,9 @@ class Runner:
             metrics,
             config,
         )
+        context.header_key_sequence_id = load.sequence_headers[0]
+        context.header_key_sequence_start = load.sequence_headers[1]
+        context.header_key_sequence_end = load.sequence_headers[2]
         handler = load.handler or str((manifest or {}).get("model", {}).get("handler", ""))
         name = parse_handler(handler)
         os.chdir(model_dir)
@@ -109,34 +116,81 @@ class Runner:
         else:
             removed_calls.apply()
             entry = load_entry(handler, context)
+        if inspect.iscoroutinefunction(entry.call) and not load.asynchronous:
+            _logger.warning(
+                "The handler is asynchronous: it needs asyncCommunication: true in the model's "
+                "configuration."
+            )
         if load.service_envelope:
             entry = wrap_in_envelope(entry, load.service_envelope)
-        return cls(entry, context, load.decode_input, choice.told)
+        return cls(entry, context, load, choice.told)
 
     def run(self, items: list[InferenceRequest], emit: Emit) -> None:
         """Answer a batch: per row, any number of chunks and one last chunk, or one error.
 
+        With continuous batching, a row that is not finished gets one chunk that is not its last; it
+        comes again without its fields (contract.md section 5.12).
+
         Never raises because of the handler. What would end the process (`SystemExit`,
         `KeyboardInterrupt`) is the batch's error too: another worker would only meet it again.
         """
-        answers = _Answers(items, emit)
-        context = self.context
+        answers = Answers(items, emit)
+        context = self._prepare(self.context, items, answers)
+        started = time.monotonic()
+        try:
+            rows = [to_row(item, self._decode) for item in items]
+            result = self._call(rows, context)
+            bodies = encode_items(result, len(items))
+        except BaseException as error:  # noqa: BLE001  # whatever users' code does
+            self._failed(error, answers, len(items))
+        else:
+            self._add_times(context, (time.monotonic() - started) * 1000)
+            if self._continuous:
+                answers.advance(bodies, lambda index: _goes_on(context, index, result[index]))
+            else:
+                answers.finish(bodies)
+        finally:
+            context.chunk_sink = None
+
+    async def run_async(self, item: InferenceRequest, emit: Emit) -> None:
+        """Answer one request with an asynchronous handler, beside others (section 5.13).
+
+        The handler gets a context of its own. Raises `CancelledError` where the task is cancelled,
+        and nothing else.
+        """
+        answers = Answers([item], emit)
+        started = time.monotonic()
+        try:
+            context = self._prepare(_own_context(self.context), [item], answers)
+            result = self._call([to_row(item, self._decode)], context)
+            if isinstance(result, Awaitable):
+                result = await result
+            bodies = encode_items(result, 1)
+        except BaseException as error:
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise
+            self._failed(error, answers, 1)
+        else:
+            self._add_times(context, (time.monotonic() - started) * 1000)
+            answers.finish(bodies)
+
+    @staticmethod
+    def _prepare(context: Context, items: list[InferenceRequest], answers: Answers) -> Context:
+        """Let the context speak of these requests."""
         context.request_ids = {index: item.id for index, item in enumerate(items)}
         context.request_processor = answers.processors
         context.chunk_sink = answers.send_intermediate
         context.metrics.set_request_ids(context.request_ids)
-        started = time.monotonic()
-        try:
-            rows = [to_row(item, self._decode) for item in items]
-            bodies = encode_items(self._call(rows, context), len(items))
-        except BaseException as error:
-            _logger.warning("The handler failed on a batch of %d.", len(items), exc_info=error)
-            answers.fail(batch_failure(error))
-        else:
-            self._add_times((time.monotonic() - started) * 1000)
-            answers.finish(bodies)
-        finally:
-            context.chunk_sink = None
+        return context
+
+    def _failed(self, error: BaseException, answers: Answers, count: int) -> None:
+        if isinstance(error, Abandoned):
+            _logger.info("Every client of the batch has left: the handler was stopped.")
+            return
+        _logger.warning("The handler failed on a batch of %d.", count, exc_info=error)
+        self.unusable = self.unusable or breaks_device(error)
+        answers.fail(batch_failure(error))
 
     def measured(self) -> Measured | None:
         """What the handler has reported since the last call, None for nothing."""
@@ -154,75 +208,32 @@ class Runner:
         ]
         return Measured(samples, phases) if samples or phases else None
 
-    def _add_times(self, milliseconds: float) -> None:
+    def _add_times(self, context: Context, milliseconds: float) -> None:
         """TorchServe's two model metrics: its `BaseHandler` reports `HandlerTime` itself."""
-        metrics = self.context.metrics
+        metrics = context.metrics
         if self._native is not None:
             metrics.add_time("HandlerTime", round(milliseconds, 2))
         metrics.add_time(PREDICTION_METRIC, round(milliseconds, 2))
 
 
-class _Answers:
-    """The answers to one batch: what each row was sent, and what it may still get."""
+def _own_context(context: Context) -> Context:
+    """A copy for one request, deep as in TorchServe; the metrics' collector stays shared.
 
-    def __init__(self, items: list[InferenceRequest], emit: Emit) -> None:
-        self.processors = [RequestProcessor(_visible_headers(item)) for item in items]
-        self._emit = emit
-        self._index_of = {item.id: index for index, item in enumerate(items)}
-        self._open = set(range(len(items)))
-
-    def send_intermediate(
-        self, ret: Sequence[object], request_ids: Mapping[int, str] | None
-    ) -> None:
-        """One more chunk for each row that `ret` has an entry for."""
-        ids = request_ids or dict(enumerate(self._index_of))
-        if len(ret) != len(ids):
-            raise ValueError(f"{len(ids)} chunks are due, one per request, not {len(ret)}")
-        for position, item in enumerate(ret):
-            self._send(self._index_of[ids[position]], encode_item(item), last=False)
-
-    def finish(self, bodies: list[Body | PredictionError]) -> None:
-        """The last chunk, or the error, of every row."""
-        for index, body in enumerate(bodies):
-            self._send(index, body, last=True)
-
-    def fail(self, error: PredictionError) -> None:
-        """The same error for every row that is not finished."""
-        for index in sorted(self._open):
-            self._send(index, error, last=True)
-
-    def _send(self, index: int, body: Body | PredictionError, *, last: bool) -> None:
-        if index not in self._open:
-            return  # it has failed before
-        if last or isinstance(body, PredictionError):
-            self._open.remove(index)
-        if isinstance(body, PredictionError):
-            self._emit(index, body)
-        else:
-            self._emit(index, _chunk(body, self.processors[index], last))
+    What cannot be copied deeply (locks, sockets, engines parked on the context) is shared too.
+    """
+    metrics = copy.copy(context.metrics)
+    try:
+        return copy.deepcopy(context, {id(context.metrics): metrics})
+    except Exception:  # noqa: BLE001  # users park what they like
+        shallow = copy.copy(context)
+        shallow.metrics = metrics
+        return shallow
 
 
-def _chunk(body: Body, processor: RequestProcessor, last: bool) -> Chunk:
-    """Bytes with the status, the headers and the content type that the handler chose."""
-    response_headers = processor.get_response_headers()
-    headers = {clean_text(key): clean_text(value) for key, value in response_headers.items()}
-    content_type = body.content_type
-    for key in [key for key in headers if key.lower() == "content-type"]:
-        content_type = headers.pop(key)
-    return Chunk(
-        body.data,
-        last,
-        status=processor.get_response_status_code() if processor.status_was_set else 0,
-        reason=clean_text(processor.get_response_status_phrase() or ""),
-        content_type=content_type,
-        headers=headers,
-    )
-
-
-def _visible_headers(item: InferenceRequest) -> dict[str, Any]:
-    """Each field's content type under its name, and over that the request's headers (5.2)."""
-    fields = {field.name: {"content-type": field.content_type} for field in item.fields}
-    return {**fields, **item.headers}
+def _goes_on(context: Context, index: int, item: object) -> bool:
+    """Ask the handler's stopping criterion: False there means that the row comes again."""
+    criteria = context.stopping_criteria
+    return bool(criteria) and criteria[index](item) is False
 
 
 def _native_entry(choice: Choice, context: Context) -> Entry:

@@ -2,18 +2,26 @@
 
 server → zygote   Fork (with the worker's socket as a passed descriptor)
 zygote → server   ZygoteReady, Forked, Exited
-server → worker   Load, Run, Stop
+server → worker   Load, Run, Cancel, Stop
 worker → server   Loaded, LoadFailed, Output, Failed, Done, Log, Measured
 
 A worker answers `Load` with exactly one `Loaded` or `LoadFailed`. It answers `Run` with, for each
 item, chunks (`Output`, the last one marked) or one `Failed`, in any order between items, and then
-one `Done`. `Log` and `Measured` come at any time; what was measured for an answer comes before it.
+one `Done`. An asynchronous worker runs several batches at once; `Cancel` asks for one's early `Done`.
+`Log` and `Measured` come at any time; what was measured for an answer comes before it.
 """
 
 import msgspec
 
 from flambeau.errors import ErrorKind
 from flambeau.types import Chunk, InferenceRequest, MetricSample, MetricSpec, Phases
+
+SEQUENCE_HEADERS = (
+    "ts_request_sequence_id",
+    "ts_request_sequence_start",
+    "ts_request_sequence_end",
+)
+"""Headers of a sequence's id, start and end, unless the server's configuration names others."""
 
 
 class Fork(msgspec.Struct, frozen=True, tag="fork", array_like=True):
@@ -54,7 +62,8 @@ class Load(msgspec.Struct, frozen=True, tag="load", array_like=True):
     `handler` is the handler string that was given at registration or in the manifest, "" if there
     is none. `gpu` is a visible device's index or None for the CPU; `threads` is the number of
     compute threads this worker may use (0: the framework's own choice). `metrics` are the model
-    metrics that metrics.yaml declares.
+    metrics that metrics.yaml declares. `asynchronous` and `continuous` are the modes of contract.md
+    sections 5.13 and 5.12.
     """
 
     name: str
@@ -68,6 +77,9 @@ class Load(msgspec.Struct, frozen=True, tag="load", array_like=True):
     limit_max_image_pixels: bool = True
     service_envelope: str = ""
     metrics: tuple[MetricSpec, ...] = ()
+    asynchronous: bool = False
+    continuous: bool = False
+    sequence_headers: tuple[str, str, str] = SEQUENCE_HEADERS
 
 
 class Run(msgspec.Struct, frozen=True, tag="run", array_like=True):
@@ -75,6 +87,12 @@ class Run(msgspec.Struct, frozen=True, tag="run", array_like=True):
 
     batch: int
     items: list[InferenceRequest]
+
+
+class Cancel(msgspec.Struct, frozen=True, tag="cancel", array_like=True):
+    """Nobody waits for this batch any more: stop it where that is possible. `Done` still follows."""
+
+    batch: int
 
 
 class Stop(msgspec.Struct, frozen=True, tag="stop", array_like=True):
@@ -118,10 +136,14 @@ class Failed(msgspec.Struct, frozen=True, tag="failed", array_like=True):
 
 
 class Done(msgspec.Struct, frozen=True, tag="done", array_like=True):
-    """The batch is finished and the worker is free. Times are in seconds."""
+    """The batch is finished and the worker is free. Times are in seconds.
+
+    With `worker_ends` the worker has become unusable, and its process ends by itself.
+    """
 
     batch: int
     handler_seconds: float
+    worker_ends: bool = False
 
 
 class Log(msgspec.Struct, frozen=True, tag="log", array_like=True):
@@ -140,5 +162,5 @@ class Measured(msgspec.Struct, frozen=True, tag="measured", array_like=True):
 
 
 FromZygote = ZygoteReady | Forked | Exited
-ToWorker = Load | Run | Stop
+ToWorker = Load | Run | Cancel | Stop
 FromWorker = Loaded | LoadFailed | Output | Failed | Done | Log | Measured

@@ -1,9 +1,8 @@
-"""Brings waiting entries and free workers together; the only place where a batch is formed.
+"""Brings waiting entries and workers together; the only place where a batch is formed.
 
-There is no loop that polls: `pump` runs when an entry arrives, when a worker becomes free and when
-the oldest deadline passes. A batch stays the batcher's until each entry is settled: entries of a
-worker that died, or of a batch of several that timed out, go back to the head of the queue once,
-and then run alone.
+There is no loop that polls: `pump` runs when an entry arrives and when a worker has room. A batch
+stays the batcher's until each entry is settled: entries of a worker that died, or of a batch of
+several that timed out, go back to the head of the queue once, and then run alone.
 """
 
 import asyncio
@@ -11,162 +10,161 @@ import time
 from collections.abc import Callable
 
 from flambeau.errors import ErrorKind, FlambeauError
-from flambeau.scheduling.policy import Waiting, decide
-from flambeau.scheduling.queue import MAX_ATTEMPTS, Entry, RequestQueue
+from flambeau.scheduling.batch import Batch, ContinuousBatch
+from flambeau.scheduling.policy import Room
+from flambeau.scheduling.queue import MAX_ATTEMPTS, Entry, Source
 from flambeau.supervisor.pool import Pool, no_worker_error
-from flambeau.types import Chunk, InferenceRequest
-
-
-class Batch:
-    """Entries that one worker answers now."""
-
-    def __init__(self, entries: list[Entry], batcher: "Batcher") -> None:
-        self.entries = entries
-        self._batcher = batcher
-
-    def items(self) -> list[InferenceRequest]:
-        """The requests, in the order of their indices."""
-        return [entry.request for entry in self.entries]
-
-    def chunk(self, index: int, chunk: Chunk) -> None:
-        """Hand a part of an answer to its entry."""
-        self.entries[index].push(chunk)
-
-    def failed(self, index: int, error: FlambeauError) -> None:
-        """Settle one entry with its own error."""
-        self.entries[index].fail(error)
-
-    def done(self, handler_seconds: float) -> None:
-        """Settle whatever the worker forgot, so that nobody waits for ever."""
-        for entry in self.entries:
-            if not entry.settled:
-                entry.fail(FlambeauError(ErrorKind.INTERNAL, "the worker gave no answer"))
-        self._batcher.finished(self, handler_seconds)
-
-    def lost(self, error: FlambeauError) -> None:
-        """The worker died or was too slow: try unanswered entries once more, each alone."""
-        self._batcher.lost(self, error)
+from flambeau.supervisor.slot import Slot
 
 
 class Batcher:
-    """The scheduler of one model."""
+    """The scheduler of one model.
 
-    def __init__(
+    `limit_of` makes a batch's limit of the model's batch size. `continuous` lets requests join a batch that runs; `ticket` refuses
+    a request for which no worker is free (section 4.1).
+    """
+
+    def __init__(  # noqa: PLR0913  # the modes are independent
         self,
         name: str,
-        queue: RequestQueue,
+        source: Source,
         pool: Pool,
         batch_size: int,
+        *,
+        limit_of: Callable[[int], int] = lambda batch_size: batch_size,
+        continuous: bool = False,
+        ticket: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.batch_size = batch_size
         self.on_batch: Callable[[Batch, float], None] = lambda _batch, _seconds: None
+        self.source = source
         self._name = name
-        self._queue = queue
+        self._limit_of = limit_of
         self._pool = pool
+        self._continuous = continuous
+        self._ticket = ticket
         self._clock = clock
-        self._running = 0
-        self._timer: asyncio.TimerHandle | None = None
+        self._running: set[Batch] = set()
         self._idle = asyncio.Event()
         self._idle.set()
         pool.on_change = self.pump
+        pool.on_gone = self._worker_gone
+
+    @property
+    def limit(self) -> int:
+        """Most entries of a batch."""
+        return self._limit_of(self.batch_size)
 
     def submit(self, entry: Entry) -> None:
         """Accept an entry. Raises `FlambeauError` when it cannot be served or the queue is full."""
         failure = self._pool.failure()
         if failure is not None or not self._pool.active():
             raise no_worker_error(self._name, failure)
-        self._queue.put(entry)
+        if self._ticket and len(self.source) >= self._tickets():
+            raise no_worker_error(self._name, None)
+        self.source.put(entry)
         self._idle.clear()
         self.pump()
 
     def pump(self) -> None:
-        """Form batches while something waits and a worker is free."""
-        while len(self._queue) and (slot := self._pool.idle()) is not None:
-            entries = self._take()
-            if not entries:
-                break
-            self._running += 1
-            slot.start(Batch(entries, self))
-        if len(self._queue) and (self._pool.failure() is not None or not self._pool.active()):
-            for entry in self._queue.drain():
+        """Form batches while something waits and a worker has room for it."""
+        going = True
+        while going and len(self.source):
+            going = False
+            for slot in self._pool.with_room():
+                room = Room(slot.number, self.limit, busy=slot.running > 0)
+                if entries := self.take(room):
+                    self._start(slot, entries)
+                    going = True
+        if len(self.source) and (self._pool.failure() is not None or not self._pool.active()):
+            for entry in self.source.drain():
                 entry.fail(no_worker_error(self._name, self._pool.failure()))
-        self._set_timer()
-        if not len(self._queue) and not self._running:
+        if not len(self.source) and not self._running:
             self._idle.set()
 
-    def withdrawn(self) -> None:
-        """A client left: forget what nobody waits for."""
-        self._queue.drop_settled()
+    def take(self, room: Room) -> list[Entry]:
+        """Remove the next entries for a worker, answering what is too late."""
+        now = self._clock()
+        taken = self.source.take(room, now)
+        for entry in taken.late:
+            entry.fail(self._too_late())
+        for entry in taken.run:
+            entry.attempts += 1
+            entry.dispatched = now
+        return taken.run
+
+    def expire(self, entry: Entry) -> None:
+        """The entry's deadline has passed: answer it, unless a worker has begun with it."""
+        if not entry.settled and entry.on_left is None:
+            entry.fail(self._too_late())
+            self.withdrawn(entry)
+
+    def withdrawn(self, entry: Entry) -> None:
+        """Nobody waits for this entry any more."""
+        self.source.drop_settled()
+        if entry.on_left is not None:
+            entry.on_left()
         self.pump()
 
-    def finished(self, batch: Batch, handler_seconds: float) -> None:
-        """A worker finished a batch."""
-        self._running -= 1
+    def ran(self, batch: Batch, handler_seconds: float, *, finished: bool) -> None:
+        """A run of a batch is over."""
+        self.source.ran(batch.entries, self._clock())
         self.on_batch(batch, handler_seconds)
+        if finished:
+            self._running.discard(batch)
 
     def lost(self, batch: Batch, error: FlambeauError) -> None:
         """A worker died under a batch, or was ended because it gave no answer in time.
 
         One entry of a batch may take the time of all, so company is a reason to try again; an
-        entry that was alone has had the whole time-out to itself.
+        entry that was alone has had the whole time-out to itself. A sequence's state died with its
+        worker, so its requests are not tried again.
         """
-        self._running -= 1
+        self._running.discard(batch)
+        self.source.ran(batch.entries, self._clock())
+        alone_too_slow = error.kind is ErrorKind.TIMEOUT and len(batch.entries) == 1
+        state_lost = batch.slot.pid < 0
         again: list[Entry] = []
-        timed_out = error.kind is ErrorKind.TIMEOUT
-        may_retry = not (timed_out and len(batch.entries) == 1)
         for entry in batch.entries:
-            retriable = may_retry and not entry.streaming
+            retriable = not (alone_too_slow or entry.streaming or entry.sequence)
             if retriable and not entry.settled and entry.attempts < MAX_ATTEMPTS:
-                if timed_out:
-                    entry.deadline = None  # it did begin in time; others must not use its time up
+                entry.on_left = None
                 again.append(entry)
+            elif entry.sequence is not None and state_lost:
+                entry.fail(sequence_lost(entry.sequence.id, error))
             else:
                 entry.fail(error)
-        self._queue.put_back(again)
+        self.source.put_back(again)
         self.pump()
 
     async def drained(self) -> None:
         """Wait until nothing waits and nothing runs."""
         await self._idle.wait()
 
-    def _take(self) -> list[Entry]:
-        """Remove the next batch from the queue, answering what is too late."""
-        while len(self._queue):
-            now = self._clock()
-            waiting = (
-                Waiting(e.settled, e.attempts, e.deadline, e.size, e.alone) for e in self._queue
-            )
-            decision = decide(waiting, now, self.batch_size)
-            entries = self._queue.take(sum(map(len, decision)))
-            for index in decision.expired:
-                entries[index].fail(self._too_late())
-            if decision.run:
-                chosen = [entries[index] for index in decision.run]
-                for entry in chosen:
-                    entry.attempts += 1
-                    entry.dispatched = now
-                return chosen
-        return []
+    def _start(self, slot: Slot, entries: list[Entry]) -> None:
+        kind = ContinuousBatch if self._continuous else Batch
+        batch = kind(entries, self, slot)
+        self._running.add(batch)
+        slot.start(batch)
 
-    def _expire(self) -> None:
-        """No worker became free before the oldest deadline: answer those that are too late."""
-        self._timer = None
-        now = self._clock()
-        for entry in self._queue:
-            if entry.deadline is not None and now >= entry.deadline:
-                entry.fail(self._too_late())
-        self._queue.drop_settled()
-        self.pump()
+    def _tickets(self) -> int:
+        """How many more requests workers can begin at once."""
+        joinable = sum(batch.room() for batch in self._running)
+        return joinable + sum(slot.room() for slot in self._pool.with_room())
 
-    def _set_timer(self) -> None:
-        if self._timer is not None or not len(self._queue):
-            return  # the timer that runs was set for an older, hence earlier, deadline
-        deadlines = [e.deadline for e in self._queue if e.deadline is not None]
-        if deadlines:
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(min(deadlines) - self._clock(), self._expire)
+    def _worker_gone(self, slot: Slot) -> None:
+        error = FlambeauError(ErrorKind.WORKER_DIED, "Worker died.")
+        for entry in self.source.worker_gone(slot.number):
+            assert entry.sequence is not None, "stateless requests can be answered by any worker"
+            entry.fail(sequence_lost(entry.sequence.id, error))
 
     def _too_late(self) -> FlambeauError:
         text = f'Model "{self._name}" had no free worker before the request\'s time-out'
-        return FlambeauError(ErrorKind.TIMEOUT, text, retry_after=1)
+        return FlambeauError(ErrorKind.TIMEOUT, f"{text} (clientTimeoutInMills)", retry_after=1)
+
+
+def sequence_lost(sequence: str, error: FlambeauError) -> FlambeauError:
+    """The error of a request whose sequence has lost its state together with its worker."""
+    text = f"{error.message} The state of sequence {sequence} is lost: start a new sequence."
+    return FlambeauError(error.kind, text)

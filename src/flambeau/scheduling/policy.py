@@ -14,7 +14,8 @@ MAX_BATCH_BYTES = 64 * 1024 * 1024
 class Waiting(NamedTuple):
     """What the policy may know of a waiting entry.
 
-    `deadline` is monotonic seconds or None, `size` the body's bytes.
+    `deadline` is monotonic seconds or None, `size` the body's bytes; `alone` entries (describe
+    requests) are a batch of one.
     """
 
     settled: bool
@@ -22,6 +23,19 @@ class Waiting(NamedTuple):
     deadline: float | None
     size: int = 0
     alone: bool = False
+
+
+class Room(NamedTuple):
+    """What a worker can take now: `size` more entries.
+
+    `busy`: it runs other batches at the same time. `joining`: the entries would join a batch that
+    runs (continuous batching).
+    """
+
+    worker: int
+    size: int
+    busy: bool = False
+    joining: bool = False
 
 
 class Decision(NamedTuple):
@@ -32,12 +46,12 @@ class Decision(NamedTuple):
     forget: list[int]
 
 
-def decide(waiting: Iterable[Waiting], now: float, batch_size: int) -> Decision:
+def decide(waiting: Iterable[Waiting], now: float, room: Room) -> Decision:
     """Choose the next batch from the head of the queue.
 
     Settled entries (client gone) are forgotten, late ones expire: neither costs a forward pass. An
-    entry that was in a batch whose worker died or timed out runs alone, so that it cannot harm
-    neighbours twice; so does one that asks for it.
+    entry that was in a batch whose worker died or timed out runs alone on its worker, so that it
+    cannot harm neighbours twice.
     """
     decision = Decision([], [], [])
     size = 0
@@ -47,7 +61,8 @@ def decide(waiting: Iterable[Waiting], now: float, batch_size: int) -> Decision:
         elif entry.deadline is not None and now >= entry.deadline:
             decision.expired.append(index)
         elif entry.attempts or entry.alone:
-            if not decision.run:
+            disturbs = room.joining or (room.busy and entry.attempts > 0)
+            if not decision.run and not disturbs:
                 decision.run.append(index)
             break
         else:
@@ -55,6 +70,6 @@ def decide(waiting: Iterable[Waiting], now: float, batch_size: int) -> Decision:
             if decision.run and size > MAX_BATCH_BYTES:
                 break
             decision.run.append(index)
-            if len(decision.run) == batch_size:
+            if len(decision.run) == room.size:
                 break
     return decision

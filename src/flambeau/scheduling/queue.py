@@ -1,4 +1,4 @@
-"""The central queue of one model: bounded, first in first out, owner of every reply.
+"""What waits for one model: entries that own their replies, in a bounded queue, first in first out.
 
 Rules: an entry belongs to the queue until it is answered, also while a worker computes it; that is
 what lets a crash be retried, a client leave and a deadline pass in one place. A reply is settled
@@ -7,9 +7,11 @@ once; what comes later is dropped. Nobody but the entry touches its reply.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from typing import NamedTuple, Protocol
 
 from flambeau.errors import ErrorKind, FlambeauError
+from flambeau.scheduling.policy import Room, Waiting, decide
 from flambeau.types import Chunk, InferenceRequest
 
 MAX_UNREAD_BYTES = 64 * 1024 * 1024
@@ -20,7 +22,12 @@ MAX_ATTEMPTS = 2
 
 
 class Entry:
-    """One accepted request and its reply. Times are seconds on the monotonic clock."""
+    """One accepted request and its reply. Times are seconds on the monotonic clock.
+
+    `alone` keeps it out of batches (describe requests). `sequence` is its place in a sequence, None
+    for a stateless model. `on_left` is called where the client leaves while a worker computes,
+    and `timer`, which answers an entry that is too late, is cancelled once it is settled.
+    """
 
     __slots__ = (
         "_chunks",
@@ -32,11 +39,14 @@ class Entry:
         "attempts",
         "deadline",
         "dispatched",
+        "on_left",
         "on_settled",
         "request",
+        "sequence",
         "settled",
         "size",
         "streaming",
+        "timer",
     )
 
     def __init__(
@@ -47,10 +57,13 @@ class Entry:
         self.deadline = deadline
         self.dispatched = 0.0
         self.attempts = 0
-        self.alone = False  # whether it never shares a batch
+        self.alone = False
+        self.sequence: SequencePlace | None = None
+        self.timer: asyncio.TimerHandle | None = None
         self.streaming = False
         self.settled = False
         self.size = sum(len(field.value) for field in request.fields)
+        self.on_left: Callable[[], None] | None = None
         self.on_settled: Callable[[Entry, FlambeauError | None], None] | None = None
         self._chunks: deque[Chunk] = deque()
         self._unread = 0
@@ -107,6 +120,8 @@ class Entry:
 
     def _settle(self, error: FlambeauError | None) -> None:
         self.settled = True
+        if self.timer is not None:
+            self.timer.cancel()
         if self.on_settled is not None:
             self.on_settled(self, error)
 
@@ -115,8 +130,55 @@ class Entry:
             self._wakeup.set_result(None)
 
 
+class SequencePlace(NamedTuple):
+    """Which sequence a request belongs to, and whether it opens or closes it (section 5.11)."""
+
+    id: str
+    opens: bool = False
+    closes: bool = False
+
+
+class Taken(NamedTuple):
+    """Entries that leave the queue: to be run now, and too late to be run."""
+
+    run: list[Entry]
+    late: list[Entry]
+
+
+class Source(Protocol):
+    """Where a batcher gets its entries from: what waits, and who may run it."""
+
+    capacity: int
+
+    def __len__(self) -> int: ...
+
+    def put(self, entry: Entry) -> None:
+        """Accept an entry. Raises `FlambeauError` where there is no room for it."""
+
+    def put_back(self, entries: list[Entry]) -> None:
+        """Return entries to the head, in order: they were accepted before those behind them."""
+
+    def take(self, room: Room, now: float) -> Taken:
+        """Remove the next batch for a worker."""
+
+    def ran(self, entries: list[Entry], now: float) -> None:
+        """A run of these entries is over; some of them may go on in the next one."""
+
+    def heard(self, headers: Mapping[str, str]) -> None:
+        """A handler answered with these headers."""
+
+    def worker_gone(self, worker: int) -> list[Entry]:
+        """A worker's process has ended; returns what nobody else can answer, removed."""
+
+    def drop_settled(self) -> None:
+        """Forget entries that nobody waits for any more."""
+
+    def drain(self) -> list[Entry]:
+        """Remove and return everything."""
+
+
 class RequestQueue:
-    """Waiting entries of one model, oldest first."""
+    """Waiting entries of one model, oldest first; any worker may run any of them."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
@@ -144,9 +206,27 @@ class RequestQueue:
         """Return entries to the head, in order: they were accepted before those behind them."""
         self._waiting.extendleft(reversed(entries))
 
-    def take(self, count: int) -> list[Entry]:
-        """Remove and return the oldest `count` entries."""
-        return [self._waiting.popleft() for _ in range(count)]
+    def take(self, room: Room, now: float) -> Taken:
+        """Remove the next batch, as the policy decides, and with it what is too late."""
+        taken = Taken([], [])
+        while self._waiting and not taken.run:
+            decision = decide(map(policy_view, self._waiting), now, room)
+            entries = [self._waiting.popleft() for _ in range(sum(map(len, decision)))]
+            taken.run.extend(entries[index] for index in decision.run)
+            taken.late.extend(entries[index] for index in decision.expired)
+            if not entries:
+                break
+        return taken
+
+    def ran(self, entries: list[Entry], now: float) -> None:
+        """Nothing to note: entries know nothing of each other."""
+
+    def heard(self, headers: Mapping[str, str]) -> None:
+        """Nothing to note."""
+
+    def worker_gone(self, worker: int) -> list[Entry]:  # noqa: ARG002  # any worker may answer
+        """Nothing is lost: any other worker may answer."""
+        return []
 
     def drop_settled(self) -> None:
         """Forget entries that nobody waits for any more."""
@@ -158,3 +238,8 @@ class RequestQueue:
         entries = list(self._waiting)
         self._waiting.clear()
         return entries
+
+
+def policy_view(entry: Entry) -> Waiting:
+    """What the policy may know of an entry."""
+    return Waiting(entry.settled, entry.attempts, entry.deadline, entry.size, entry.alone)

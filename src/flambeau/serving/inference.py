@@ -87,7 +87,6 @@ class Inference:
         for model in self._registry:
             if not self._registry.is_default(model):
                 continue
-            working = [slot for slot in model.pool.active() if slot.error is None]
-            if len(working) < model.minimum:
+            if model.pool.healthy_count() < model.minimum:
                 return False
         return True

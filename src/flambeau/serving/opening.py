@@ -116,6 +116,13 @@ class Opener:
             decode_input=self._config.decode_input_request,
             limit_max_image_pixels=self._config.limit_max_image_pixels,
             service_envelope=self._config.service_envelope,
+            asynchronous=options.asynchronous,
+            continuous=options.continuous_batching,
+            sequence_headers=(
+                self._config.ts_header_key_sequence_id,
+                self._config.ts_header_key_sequence_start,
+                self._config.ts_header_key_sequence_end,
+            ),
         )
         return ServedModel(key, archive, registration, options, load, self._host)
 

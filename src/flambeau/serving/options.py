@@ -79,6 +79,17 @@ class ModelOptions(msgspec.Struct, frozen=True):
     parallel_type: str = ""
     parallel_level: int = 0
 
+    @property
+    def concurrency(self) -> int:
+        """Requests that one worker runs at once. An asynchronous one: as many as may wait for it."""
+        return max(self.queue_size, self.batch_size) if self.asynchronous else 1
+
+    def batch_limit(self, batch_size: int) -> int:
+        """Most requests in one batch (sections 5.12 and 5.13)."""
+        if self.asynchronous:
+            return 1
+        return 2 * batch_size if self.continuous_batching and self.sequences.on else batch_size
+
 
 def resolve_options(
     registration: Registration,

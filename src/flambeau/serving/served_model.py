@@ -8,6 +8,7 @@ entries into its queue.
 import asyncio
 import logging
 import time
+import uuid
 from collections.abc import Callable
 
 import msgspec
@@ -15,10 +16,12 @@ import msgspec
 from flambeau.archive.store import OpenedArchive
 from flambeau.errors import ErrorKind, FlambeauError
 from flambeau.ipc.messages import Load
-from flambeau.scheduling.batcher import Batch, Batcher
-from flambeau.scheduling.queue import Entry, RequestQueue
+from flambeau.scheduling.batch import Batch
+from flambeau.scheduling.batcher import Batcher
+from flambeau.scheduling.queue import Entry, RequestQueue, SequencePlace, Source
+from flambeau.scheduling.sequences import SequenceQueue, SequenceRules
 from flambeau.serving.options import ModelOptions, Registration
-from flambeau.supervisor.pool import Pool, PoolOptions
+from flambeau.supervisor.pool import Pool, PoolOptions, no_worker_error
 from flambeau.supervisor.slot import Slot
 from flambeau.supervisor.zygote import Zygote
 from flambeau.telemetry.metrics import Metrics
@@ -59,12 +62,22 @@ class ServedModel:
             options.response_timeout,
             options.startup_timeout,
             options.gpus,
+            options.concurrency,
+            options.max_retry_timeout,
         )
         self.minimum = 0
         self.maximum = 0
-        self.queue = RequestQueue(options.queue_size)
         self.pool = Pool(host.zygote, pool_options, host.cores, host.next_worker_number)
-        self.batcher = Batcher(key.name, self.queue, self.pool, max(options.batch_size, 1))
+        self.queue = self._source()
+        self.batcher = Batcher(
+            key.name,
+            self.queue,
+            self.pool,
+            max(options.batch_size, 1),
+            limit_of=options.batch_limit,
+            continuous=options.continuous_batching,
+            ticket=options.use_job_ticket,
+        )
         self.batcher.on_batch = self._on_batch
         self.pool.on_loaded = self._on_loaded
         self.pool.on_ended = lambda slot: self._metrics.forget_worker(slot.name)
@@ -89,21 +102,33 @@ class ServedModel:
 
     def submit(self, request: InferenceRequest, asked_version: str) -> Entry:
         """Accept a request. Raises `FlambeauError` when there is no worker or no room."""
-        now = time.monotonic()
-        patience = self.options.client_timeout or self.options.response_timeout
-        entry = Entry(request, now, now + patience)
+        entry = self._entry(request, self.options.client_timeout)
+        if self.options.sequences.on:
+            entry.sequence = self._place(request.headers)
         entry.on_settled = lambda done, error: self._on_settled(done, error, asked_version)
         self._metrics.accepted(self.key.name, asked_version)  # refused or not, as in TorchServe
-        self.batcher.submit(entry)
+        self._accept(entry)
         return entry
 
     def describe(self, request: InferenceRequest) -> Entry:
         """Accept a request that asks the handler about itself: alone, and in no metric."""
-        now = time.monotonic()
-        entry = Entry(request, now, now + self.options.response_timeout)
+        entry = self._entry(request, self.options.response_timeout)
         entry.alone = True
-        self.batcher.submit(entry)
+        self._accept(entry)
         return entry
+
+    @staticmethod
+    def _entry(request: InferenceRequest, patience: float) -> Entry:
+        now = time.monotonic()
+        return Entry(request, now, now + patience if patience else None)
+
+    def _accept(self, entry: Entry) -> None:
+        """Queue an entry, to be answered at its deadline at the latest if it must wait so long."""
+        self.batcher.submit(entry)
+        if entry.deadline is not None and not entry.settled:
+            delay = entry.deadline - entry.arrived
+            loop = asyncio.get_running_loop()
+            entry.timer = loop.call_later(delay, self.batcher.expire, entry)
 
     def scale(self, minimum: int, maximum: int) -> None:
         """Ask for at least `minimum` and at most `maximum` workers."""
@@ -127,6 +152,36 @@ class ServedModel:
         """Refresh the model's gauges."""
         self._metrics.model_state(self.key, len(self.queue), self.pool.ready_count())
 
+    def _source(self) -> Source:
+        """Where the batcher gets its entries from: one queue, or one a sequence."""
+        limits = self.options.sequences
+        if not limits.on:
+            return RequestQueue(self.options.queue_size)
+        rules = SequenceRules(
+            limits.max_number,
+            limits.queue_size,
+            limits.max_idle_ms / 1000,
+            limits.timeout_ms / 1000,
+            self.pool.options.load.sequence_headers[2],
+        )
+        return SequenceQueue(
+            self.options.queue_size,
+            rules,
+            workers=lambda: len(self.pool.active()),
+            refuse=lambda: no_worker_error(self.key.name, None),
+        )
+
+    def _place(self, headers: dict[str, str]) -> SequencePlace:
+        """The request's place in a sequence. One that names none opens its own (section 5.11)."""
+        key, start, end = self.pool.options.load.sequence_headers
+        found = {name.lower(): value for name, value in headers.items()}
+        name = found.get(key.lower(), "")
+        if not name:
+            name = headers[key] = f"ts-seq-{uuid.uuid4()}"
+            headers[start] = found[start.lower()] = "true"
+        opens, closes = (_is_set(found.get(each.lower(), "")) for each in (start, end))
+        return SequencePlace(name, opens, closes)
+
     def _on_loaded(self, slot: Slot, seconds: float) -> None:
         self.info = slot.info
         if not self.options.batch_size and slot.wanted_batch_size:
@@ -135,16 +190,23 @@ class ServedModel:
         logger.info("Model %s loaded. %s", self.key.name, slot.info)
 
     def _on_batch(self, batch: Batch, handler_seconds: float) -> None:
-        queued = [entry.dispatched - entry.arrived for entry in batch.entries]
-        worker = time.monotonic() - batch.entries[0].dispatched
+        if not batch.joined:
+            return  # a further run of requests that were counted
+        queued = [entry.dispatched - entry.arrived for entry in batch.joined]
+        worker = time.monotonic() - batch.joined[0].dispatched
         self._metrics.batch(self.key, queued, worker, handler_seconds)
 
     def _on_settled(self, entry: Entry, error: FlambeauError | None, asked_version: str) -> None:
         if error is not None:
             self._metrics.failed(self.key, error.kind)
             if error.kind is ErrorKind.CANCELLED:
-                self.batcher.withdrawn()
+                self.batcher.withdrawn(entry)
             return
         total = time.monotonic() - entry.arrived
         queued = entry.dispatched - entry.arrived
         self._metrics.answered(self.key, asked_version, total, queued)
+
+
+def _is_set(value: str) -> bool:
+    """Whether a header that marks a sequence's start or end does so."""
+    return value.strip().lower() not in ("", "false", "0")

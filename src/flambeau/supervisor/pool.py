@@ -12,12 +12,17 @@ from flambeau.supervisor.zygote import Zygote
 
 
 class PoolOptions(msgspec.Struct, frozen=True):
-    """How a pool treats its workers. Times in seconds."""
+    """How a pool treats its workers. Times in seconds.
+
+    `concurrency` is how many jobs a worker runs at once, more than one only if asynchronous.
+    """
 
     load: Load
     response_timeout: float
     startup_timeout: float
     gpus: tuple[int, ...] = ()
+    concurrency: int = 1
+    max_retry_timeout: float = 300
 
 
 class Pool:
@@ -33,6 +38,7 @@ class Pool:
         self.on_loaded: Callable[[Slot, float], None] = lambda _slot, _seconds: None
         self.on_death: Callable[[], None] = lambda: None
         self.on_measured: Callable[[Measured], None] = lambda _record: None
+        self.on_gone: Callable[[Slot], None] = lambda _slot: None
         self.on_ended: Callable[[Slot], None] = lambda _slot: None
         self._cores = cores
         self._next_number = next_number
@@ -77,12 +83,14 @@ class Pool:
         """Slots that were not told to end."""
         return [slot for slot in self.slots if not slot.retired]
 
-    def idle(self) -> Slot | None:
-        """A worker that is free now."""
-        for slot in self.slots:
-            if slot.state is SlotState.IDLE and not slot.retired:
-                return slot
-        return None
+    def with_room(self) -> list[Slot]:
+        """Workers that can take a job now, the freest first."""
+        rooms = [(slot.room(), slot) for slot in self.slots]
+        return [slot for room, slot in sorted(rooms, key=lambda pair: -pair[0]) if room > 0]
+
+    def healthy_count(self) -> int:
+        """How many workers work, or may still come up within `maxRetryTimeoutInSec`."""
+        return sum(slot.working for slot in self.active())
 
     def ready_count(self) -> int:
         """How many workers have loaded their model."""

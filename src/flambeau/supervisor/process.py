@@ -1,4 +1,4 @@
-"""One worker process: start, load, run one batch at a time, end.
+"""One worker process: start, load, run batches (one at a time, or many if asynchronous), end.
 
 A `WorkerProcess` lives from fork to exit and is never restarted; `flambeau.supervisor.pool`
 replaces it. It calls its `Events` from the event loop, in the order in which things happened.
@@ -7,11 +7,13 @@ replaces it. It calls its `Events` from the event loop, in the order in which th
 import asyncio
 import signal
 import socket
+from collections.abc import Callable
 from typing import Protocol
 
 from flambeau.errors import ErrorKind, FlambeauError, LoadError, PredictionError
 from flambeau.ipc.channel import AsyncChannel
 from flambeau.ipc.messages import (
+    Cancel,
     Done,
     Failed,
     FromWorker,
@@ -30,6 +32,9 @@ from flambeau.types import Chunk, InferenceRequest
 _FORK_SECONDS = 120.0
 """Longest wait for a fork: it includes the zygote's imports on a slow, busy machine."""
 
+_CANCEL_SECONDS = 5.0
+"""How long an asynchronous worker may take to cancel a batch before its process is ended."""
+
 _LAST_WORDS_SECONDS = 0.5
 """How long a dead worker's socket may still be open: what it has sent is read in that time."""
 
@@ -37,14 +42,17 @@ _LAST_WORDS_SECONDS = 0.5
 class Events(Protocol):
     """What a worker process tells its owner."""
 
-    def chunk(self, index: int, chunk: Chunk) -> None:
-        """A part of the answer to item `index` of the running batch."""
+    def chunk(self, batch: int, index: int, chunk: Chunk) -> None:
+        """A part of the answer to item `index` of a running batch."""
 
-    def failed(self, index: int, error: FlambeauError) -> None:
-        """Item `index` of the running batch has no answer."""
+    def failed(self, batch: int, index: int, error: FlambeauError) -> None:
+        """Item `index` of a running batch has no answer."""
 
-    def done(self, handler_seconds: float) -> None:
-        """The batch is finished; the worker is free."""
+    def done(self, batch: int, handler_seconds: float, worker_ends: bool) -> None:
+        """The batch is finished; with `worker_ends`, the process ends by itself."""
+
+    def expired(self, batch: int) -> None:
+        """A batch of an asynchronous worker took too long and is being cancelled."""
 
     def closed(self) -> None:
         """The process takes no more batches; that it is gone follows."""
@@ -68,16 +76,20 @@ class WorkerProcess:
         self._closed = asyncio.Event()
         self._loaded: asyncio.Future[Loaded] = asyncio.get_running_loop().create_future()
         self._batches = 0
-        self._running: int | None = None
+        self._running: dict[int, _Clock] = {}
+        self._asynchronous = False
         self._killed = False
-        self._timer: asyncio.TimerHandle | None = None
-        self._timeout = 0.0
         self.timed_out = False
 
     @property
     def pid(self) -> int:
         """The process id, -1 before the fork."""
         return self._handle.pid if self._handle else -1
+
+    @property
+    def running(self) -> int:
+        """How many batches the process has not finished."""
+        return len(self._running)
 
     @property
     def is_closed(self) -> bool:
@@ -92,6 +104,7 @@ class WorkerProcess:
             self._drop_channel()
             text = f"no worker process could be started: {error!r}"
             raise LoadError(text, ErrorKind.WORKER_DIED) from error  # not the model's fault
+        self._asynchronous = load.asynchronous
         channel.send(load)
         try:
             return await asyncio.wait_for(asyncio.shield(self._loaded), seconds)
@@ -120,14 +133,23 @@ class WorkerProcess:
         self._forked.exited.add_done_callback(self._on_exited)
         return self._channel
 
-    def run(self, items: list[InferenceRequest], timeout: float) -> None:
-        """Send one batch. Longer than `timeout` seconds without a sign: the process is ended."""
+    def run(self, items: list[InferenceRequest], timeout: float) -> int:
+        """Send one batch; returns its number.
+
+        Longer than `timeout` seconds without a sign: the process is ended. An asynchronous one,
+        which has other batches to finish, is asked to cancel this one first.
+        """
         assert self._channel is not None
         self._batches += 1
-        self._running = self._batches
-        self._timeout = timeout
-        self._arm()
-        self._channel.send(Run(self._batches, items))
+        number = self._batches
+        self._running[number] = _Clock(timeout, lambda: self._expire(number))
+        self._channel.send(Run(number, items))
+        return number
+
+    def cancel(self, batch: int) -> None:
+        """Ask the process to stop a batch for which nobody waits any more."""
+        if self._channel is not None and batch in self._running:
+            self._channel.send(Cancel(batch))
 
     def stop(self) -> None:
         """Ask the process to end once it is free."""
@@ -162,18 +184,18 @@ class WorkerProcess:
     def _on_message(self, message: FromWorker) -> None:  # noqa: C901  # one case a message
         match message:
             case Output():
-                if message.batch == self._running:
-                    self._arm()
-                    self._events.chunk(message.index, message.chunk)
+                if message.batch in self._running:
+                    self._running[message.batch].restart()
+                    self._events.chunk(message.batch, message.index, message.chunk)
             case Failed():
-                if message.batch == self._running:
+                if message.batch in self._running:
                     error = PredictionError(message.message, message.kind, status=message.status)
-                    self._events.failed(message.index, error)
+                    self._events.failed(message.batch, message.index, error)
             case Done():
-                if message.batch == self._running:
-                    self._running = None
-                    self._disarm()
-                    self._events.done(message.handler_seconds)
+                clock = self._running.pop(message.batch, None)
+                if clock is not None:
+                    clock.stop()
+                    self._events.done(message.batch, message.handler_seconds, message.worker_ends)
             case Log():
                 self._events.log(message)
             case Measured():
@@ -205,18 +227,34 @@ class WorkerProcess:
             self._loaded.set_exception(error)
             self._loaded.exception()  # mark as seen: the loader may have given up already
 
-    def _arm(self) -> None:
-        self._disarm()
-        self._timer = asyncio.get_running_loop().call_later(self._timeout, self._expire)
-
     def _disarm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        for clock in self._running.values():
+            clock.stop()
 
-    def _expire(self) -> None:
-        self.timed_out = True
-        self.kill()
+    def _expire(self, batch: int) -> None:
+        if not self._asynchronous:
+            self.timed_out = True
+            self.kill()
+            return
+        self.cancel(batch)
+        self._running[batch] = _Clock(_CANCEL_SECONDS, self.kill)
+        self._events.expired(batch)
+
+
+class _Clock:
+    """Calls `expire` once `seconds` have passed without a restart."""
+
+    def __init__(self, seconds: float, expire: Callable[[], None]) -> None:
+        self._seconds = seconds
+        self._expire = expire
+        self._timer = asyncio.get_running_loop().call_later(seconds, expire)
+
+    def restart(self) -> None:
+        self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(self._seconds, self._expire)
+
+    def stop(self) -> None:
+        self._timer.cancel()
 
 
 def describe_exit(status: int | None) -> str:

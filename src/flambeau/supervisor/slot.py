@@ -43,7 +43,11 @@ class SlotState(StrEnum):
 
 
 class Job(Protocol):
-    """A batch as a worker slot sees it; it hears of the outcome exactly once."""
+    """A batch as a worker slot sees it; it hears of the outcome of each run exactly once."""
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether the worker may run nothing else meanwhile."""
 
     def items(self) -> list[InferenceRequest]:
         """What to predict."""
@@ -54,11 +58,11 @@ class Job(Protocol):
     def failed(self, index: int, error: FlambeauError) -> None:
         """Item `index` has no answer."""
 
-    def done(self, handler_seconds: float) -> None:
-        """The batch is finished."""
+    def done(self, handler_seconds: float, *, again: bool) -> bool:
+        """A run is over. True asks for another run, of what `items` is then; only if `again`."""
 
     def lost(self, error: FlambeauError) -> None:
-        """The worker died under the batch."""
+        """The worker died under the batch, or was too slow."""
 
 
 class Slot:
@@ -74,7 +78,8 @@ class Slot:
         self.info: dict[str, str] = {}
         self.wanted_batch_size = 0
         self._pool = pool
-        self._job: Job | None = None
+        self._jobs: dict[int, Job] = {}
+        self._failing_since: float | None = None
         self._process: WorkerProcess | None = None
         self._retired = asyncio.Event()
 
@@ -102,6 +107,29 @@ class Slot:
         """Whether this slot was told to end."""
         return self._retired.is_set()
 
+    @property
+    def working(self) -> bool:
+        """Whether a worker is here, or is on its way for no longer than it may take (5.9, 10.3)."""
+        if self.error is not None:
+            return False
+        if self.state in (SlotState.IDLE, SlotState.BUSY) or self._failing_since is None:
+            return True
+        return time.monotonic() - self._failing_since <= self._pool.options.max_retry_timeout
+
+    @property
+    def running(self) -> int:
+        """How many jobs the worker has not finished."""
+        return self._process.running if self._process else 0
+
+    def room(self) -> int:
+        """How many more jobs the worker can take now."""
+        ready = self.state in (SlotState.IDLE, SlotState.BUSY) and not self.retired
+        if not ready or self._process is None or self._process.is_closed:
+            return 0
+        if any(job.exclusive for job in self._jobs.values()):
+            return 0
+        return self._pool.options.concurrency - self._process.running
+
     async def run(self) -> None:
         """Keep a worker in this slot until it is retired."""
         while not self.retired:
@@ -112,7 +140,7 @@ class Slot:
             except Exception:
                 # A fault of ours in one worker must not end the others (promises.md R9).
                 logger.exception("%s failed unexpectedly; its worker is replaced", self.name)
-                self.failures += 1
+                self._count_failure()
                 self.state = SlotState.WAITING
                 process.kill()
                 self._process = None
@@ -122,12 +150,15 @@ class Slot:
         self._set(SlotState.ENDED)
 
     def start(self, job: Job) -> None:
-        """Give the idle worker a batch."""
-        assert self.state is SlotState.IDLE
-        assert self._process is not None
-        self._job = job
+        """Give the worker a batch; it has room for one."""
         self.state = SlotState.BUSY
-        self._process.run(job.items(), self._pool.options.response_timeout)
+        self._send(job)
+
+    def cancel(self, job: Job) -> None:
+        """Nobody waits for this job any more: let the worker stop it if it can."""
+        for number, running in self._jobs.items():
+            if running is job and self._process is not None:
+                self._process.cancel(number)
 
     def retire(self) -> None:
         """End the worker: at once when idle or loading, after its batch when busy."""
@@ -147,23 +178,34 @@ class Slot:
 
     # what the process tells
 
-    def chunk(self, index: int, chunk: Chunk) -> None:
+    def chunk(self, batch: int, index: int, chunk: Chunk) -> None:
         """Pass a part of an answer on."""
-        if self._job is not None:
-            self._job.chunk(index, chunk)
+        if (job := self._jobs.get(batch)) is not None:
+            job.chunk(index, chunk)
 
-    def failed(self, index: int, error: FlambeauError) -> None:
+    def failed(self, batch: int, index: int, error: FlambeauError) -> None:
         """Pass an item's error on."""
-        if self._job is not None:
-            self._job.failed(index, error)
+        if (job := self._jobs.get(batch)) is not None:
+            job.failed(index, error)
 
-    def done(self, handler_seconds: float) -> None:
-        """The batch is finished: be free again, or end."""
-        job, self._job = self._job, None
-        self.failures = 0
-        if job is not None:
-            job.done(handler_seconds)
-        self._free()
+    def done(self, batch: int, handler_seconds: float, worker_ends: bool) -> None:
+        """The batch is finished: run it again if it asks for that, else be free again, or end."""
+        job = self._jobs.pop(batch, None)
+        self.failures, self._failing_since = 0, None
+        assert self._process is not None
+        again = not worker_ends and not self._process.is_closed
+        if job is not None and job.done(handler_seconds, again=again):
+            self._send(job)
+        elif worker_ends:
+            logger.warning("%s is replaced: an error has left it unusable", self.name)
+            self._set(SlotState.WAITING)
+        else:
+            self._free()
+
+    def expired(self, batch: int) -> None:
+        """An asynchronous worker's batch took too long: it is answered now, and cancelled."""
+        if (job := self._jobs.pop(batch, None)) is not None:
+            job.lost(self._timed_out("it was cancelled"))
 
     def closed(self) -> None:
         """An idle worker is dying: give it nothing more."""
@@ -191,7 +233,7 @@ class Slot:
             loaded = False
             self._load_failed(process, error)
         else:
-            self.error = None
+            self.error = self._failing_since = None
             if not process.is_closed:
                 self._free()
         status = await self._outlive(process)
@@ -213,7 +255,7 @@ class Slot:
         process.kill()
         if self.retired:
             return  # told to end, not broken
-        self.failures += 1
+        self._count_failure()
         if error.kind is not ErrorKind.WORKER_DIED or self.failures >= CRASH_LOOP_DEATHS:
             self.error = error
         self._pool.on_death()
@@ -227,9 +269,9 @@ class Slot:
             stopping.cancel()
 
     def _ended(self, process: WorkerProcess, status: int | None, *, died: bool) -> None:
-        job, self._job = self._job, None
+        jobs, self._jobs = list(self._jobs.values()), {}
         if died:
-            self.failures += 1
+            self._count_failure()
             self._pool.on_death()
             logger.error("Backend worker process died: %s, %s", self.name, describe_exit(status))
             if self.failures >= CRASH_LOOP_DEATHS:
@@ -238,9 +280,20 @@ class Slot:
         self._process = None
         if not self.retired:
             self._set(SlotState.WAITING)
-        if job is not None:
+        self._pool.on_gone(self)
+        for job in jobs:
             job.lost(self._death(timed_out=process.timed_out))
         self._pool.changed()
+
+    def _count_failure(self) -> None:
+        self.failures += 1
+        if self._failing_since is None:
+            self._failing_since = time.monotonic()
+
+    def _send(self, job: Job) -> None:
+        assert self._process is not None
+        timeout = self._pool.options.response_timeout
+        self._jobs[self._process.run(job.items(), timeout)] = job
 
     async def _kill_when_stuck(self, process: WorkerProcess) -> None:
         """A retired worker that is not busy must end soon."""
@@ -251,16 +304,18 @@ class Slot:
         process.kill()
 
     def _death(self, *, timed_out: bool) -> FlambeauError:
-        load = self._pool.options.load
-        kind = ErrorKind.TIMEOUT if timed_out else ErrorKind.WORKER_DIED
         if timed_out:
-            text = (
-                f"Model {load.name} gave no answer within {self._pool.options.response_timeout:g} s"
-                " (responseTimeout); its worker was replaced"
-            )
-        else:
-            text = "Worker died."  # TorchServe's words; the log has the rest
-        return FlambeauError(kind, text, retry_after=1)
+            return self._timed_out("its worker was replaced")
+        # TorchServe's words; the log has the rest
+        return FlambeauError(ErrorKind.WORKER_DIED, "Worker died.", retry_after=1)
+
+    def _timed_out(self, outcome: str) -> FlambeauError:
+        options = self._pool.options
+        text = (
+            f"Model {options.load.name} gave no answer within {options.response_timeout:g} s"
+            f" (responseTimeout); {outcome}"
+        )
+        return FlambeauError(ErrorKind.TIMEOUT, text, retry_after=1)
 
     async def _pause(self) -> None:
         delay = BACKOFF_SECONDS[min(max(self.failures - 1, 0), len(BACKOFF_SECONDS) - 1)]
@@ -271,9 +326,11 @@ class Slot:
                 return
 
     def _free(self) -> None:
-        """The worker has nothing to do: it waits for a batch, or ends if its slot is retired."""
-        if self.retired:
-            assert self._process is not None
+        """A worker with nothing to do waits for a batch, or ends if its slot is retired."""
+        assert self._process is not None
+        if self._process.running:
+            self._set(SlotState.BUSY)
+        elif self.retired:
             self._process.stop()
             self._set(SlotState.STOPPING)
         else:

@@ -1,10 +1,13 @@
 """One worker: receive, load, then receive, run, send, until told to stop.
 
+Asynchronous handlers have a loop of their own, `flambeau.worker.async_loop`.
+
 Three threads: the main one runs handlers (users' code expects it), one reads the socket, one
 forwards what the handler prints. When the server's end closes, the process ends at once, whatever
 the handler is doing.
 """
 
+import asyncio
 import gc
 import logging
 import os
@@ -13,24 +16,14 @@ import socket
 import threading
 import time
 
-from flambeau.errors import ErrorKind, LoadError, PredictionError
+from flambeau.errors import ErrorKind, LoadError
 from flambeau.handlers.runner import Runner
 from flambeau.ipc.channel import BlockingChannel
-from flambeau.ipc.framing import FramingError
-from flambeau.ipc.messages import (
-    Done,
-    Failed,
-    Load,
-    Loaded,
-    LoadFailed,
-    Output,
-    Run,
-    Stop,
-    ToWorker,
-)
-from flambeau.types import Chunk
+from flambeau.ipc.messages import Cancel, Load, Loaded, LoadFailed, Run, Stop, ToWorker
+from flambeau.worker.async_loop import serve_async
 from flambeau.worker.devices import prepare_compute
 from flambeau.worker.output import capture_output
+from flambeau.worker.replies import Withdrawn, emitter, finish, send_measured
 
 logger = logging.getLogger("flambeau.worker")
 
@@ -40,21 +33,37 @@ def work(sock: socket.socket) -> int:
     channel: BlockingChannel[ToWorker] = BlockingChannel(sock, ToWorker)  # type: ignore[arg-type]  # a union is no `type`
     capture_output(channel)
     inbox: queue.SimpleQueue[ToWorker] = queue.SimpleQueue()
-    threading.Thread(target=_read, args=(channel, inbox), name="ipc", daemon=True).start()
+    withdrawn = Withdrawn()
+    reader = threading.Thread(
+        target=_read, args=(channel, inbox, withdrawn), name="ipc", daemon=True
+    )
+    reader.start()
     load = inbox.get()
     assert isinstance(load, Load), "the first message is Load"
+    loop = asyncio.new_event_loop() if load.asynchronous else None
+    if loop is not None:
+        asyncio.set_event_loop(loop)  # handlers look for it while they load
     runner = _load(channel, load)
     if runner is None:
         return 1
-    while not isinstance(message := inbox.get(), Stop):
-        assert isinstance(message, Run)
-        _answer(channel, runner, message)
+    if loop is not None:
+        loop.run_until_complete(serve_async(channel, runner, inbox))
+        return 0
+    while not runner.unusable and not isinstance(message := inbox.get(), Stop):
+        if isinstance(message, Run):
+            _answer(channel, runner, message, withdrawn)
     return 0
 
 
-def _read(channel: BlockingChannel[ToWorker], inbox: "queue.SimpleQueue[ToWorker]") -> None:
+def _read(
+    channel: BlockingChannel[ToWorker],
+    inbox: "queue.SimpleQueue[ToWorker]",
+    withdrawn: Withdrawn,
+) -> None:
     try:
         for message in channel.receive():
+            if isinstance(message, Cancel):
+                withdrawn.add(message.batch)
             inbox.put(message)
     finally:
         os._exit(0)  # the server is gone, or talks nonsense: nobody waits for an answer
@@ -73,31 +82,14 @@ def _load(channel: BlockingChannel[ToWorker], load: Load) -> Runner | None:
         return None
     gc.freeze()  # weights live as long as the process: keep them out of every collection
     seconds = time.monotonic() - started
-    _send_measured(channel, runner)
+    send_measured(channel, runner)
     channel.send(Loaded(seconds, runner.info, runner.default_batch_size or 0))
     return runner
 
 
-def _answer(channel: BlockingChannel[ToWorker], runner: Runner, run: Run) -> None:
-    def emit(index: int, result: Chunk | PredictionError) -> None:
-        _send_measured(channel, runner)  # before the answer: who has it finds its metrics
-        if isinstance(result, PredictionError):
-            failed = Failed(run.batch, index, result.kind, result.message, result.status)
-            channel.send(failed)
-            return
-        try:
-            channel.send(Output(run.batch, index, result))
-        except FramingError as error:  # nothing was sent: the channel is whole
-            text = f"The handler's answer is too large to be sent in one part: {error}."
-            channel.send(Failed(run.batch, index, ErrorKind.HANDLER_FAILED, text))
-
+def _answer(
+    channel: BlockingChannel[ToWorker], runner: Runner, run: Run, withdrawn: Withdrawn
+) -> None:
     started = time.monotonic()
-    runner.run(run.items, emit)
-    seconds = time.monotonic() - started
-    _send_measured(channel, runner)
-    channel.send(Done(run.batch, seconds))
-
-
-def _send_measured(channel: BlockingChannel[ToWorker], runner: Runner) -> None:
-    if (record := runner.measured()) is not None:
-        channel.send(record)
+    runner.run(run.items, emitter(channel, runner, run.batch, withdrawn))
+    finish(channel, runner, run.batch, time.monotonic() - started)
