@@ -25,6 +25,7 @@ from flambeau.ipc.messages import (
     Loaded,
     LoadFailed,
     Log,
+    Measured,
     Output,
     Run,
     Stop,
@@ -81,7 +82,9 @@ class WorkerEnd:
         self.sock = sock
         channel: BlockingChannel[FromWorker] = BlockingChannel(sock, FromWorker)  # type: ignore[arg-type]  # a union is no `type`
         self.send = channel.send
-        self.messages = (message for message in channel.receive() if not isinstance(message, Log))
+        self.messages = (
+            message for message in channel.receive() if not isinstance(message, Log | Measured)
+        )
 
     def load(self, folder: Path) -> FromWorker:
         self.send(Load("m", "1.0", str(folder), "handler.py:handle", 4))
