@@ -49,6 +49,15 @@ def test_short_flags_and_equals_signs() -> None:
     assert b'"modelVersion": "2.0"' in zipfile.ZipFile("m.mar").read("MAR-INF/MANIFEST.json")
 
 
+def test_empty_values_are_none() -> None:
+    """Scripts pass the values of variables that are not set; TorchServe takes that too."""
+    flags = "--serialized-file= --model-file= --extra-files= --requirements-file= --config-file="
+    arguments = ["--model-name", "m", "--handler", "my.py", "--version", "", *flags.split()]
+    assert main(arguments) == 0
+    assert set(zipfile.ZipFile("m.mar").namelist()) == {"MAR-INF/MANIFEST.json", "my.py"}
+    assert b"modelVersion" not in zipfile.ZipFile("m.mar").read("MAR-INF/MANIFEST.json")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -14,6 +14,13 @@ def test_names_that_are_allowed(text: str) -> None:
     assert check_name("model name", text) == text
 
 
+def test_versions_may_have_a_plus() -> None:
+    """As Python's local versions have it; names may not."""
+    assert check_name("model version", "1.0+cpu") == "1.0+cpu"
+    with pytest.raises(ArchiveError):
+        check_name("model name", "1.0+cpu")
+
+
 @pytest.mark.parametrize(
     "text", ["", ".", "..", "-a", "_a", "a b", "a/b", "a\n", "é", "a" * 129, "a\x00", "../x"]
 )

@@ -14,6 +14,7 @@ from flambeau.errors import ArchiveError, ErrorKind
 NameKind = Literal["model name", "model version", "workflow name"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
 _DRIVE = re.compile(r"[A-Za-z]:")
 _SHOWN_CHARACTERS = 80
 
@@ -22,11 +23,14 @@ def check_name(kind: NameKind, text: str) -> str:
     """Return `text` if it may name a model or a version.
 
     Raises `ArchiveError` of kind `INVALID_INPUT` otherwise. The pattern is TorchServe's archiver's
-    (contract.md section 1.1) with a limit of 128 characters.
+    (contract.md section 1.1) with a limit of 128 characters; a version may have `+` too (1.0+cpu).
     """
-    if _NAME.fullmatch(text) is None:
+    pattern, marks = _NAME, "'.', '_' or '-'"
+    if kind == "model version":
+        pattern, marks = _VERSION, "'.', '_', '-' or '+'"
+    if pattern.fullmatch(text) is None:
         raise ArchiveError(
-            f"{kind} {shown(text)} is not allowed: use 1 to 128 letters, digits, '.', '_' or '-', "
+            f"{kind} {shown(text)} is not allowed: use 1 to 128 letters, digits, {marks}, "
             "the first of them a letter or a digit",
             ErrorKind.INVALID_INPUT,
         )

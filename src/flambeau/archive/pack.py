@@ -97,7 +97,8 @@ def pack(
 
 def _checked_output(request: PackRequest, notify: Callable[[str], None]) -> Path:
     check_name("model name", request.model_name)
-    check_name("model version", request.version)
+    if request.version:  # without one, the server takes 1.0
+        check_name("model version", request.version)
     output = request.export_path / f"{request.model_name}{SUFFIXES[request.archive_format]}"
     check_output(output, force=request.force, notify=notify)
     if output.exists() and output.is_dir() != (request.archive_format == "no-archive"):

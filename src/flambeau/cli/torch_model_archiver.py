@@ -50,6 +50,11 @@ def run_archiver(program: str, write: Callable[[Callable[[str], None]], Path]) -
     return 0
 
 
+def _file(text: str) -> Path | None:
+    """A path; the empty text is none, as scripts with an unset variable have it."""
+    return Path(text) if text else None
+
+
 def _size(output: Path) -> str:
     paths = output.rglob("*") if output.is_dir() else [output]
     count: float = sum(path.stat().st_size for path in paths if path.is_file())
@@ -86,7 +91,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--serialized-file",
-        type=Path,
+        type=_file,
         metavar="FILE",
         help="the weights (.safetensors, .bin, .pt, .onnx, …). With a Transformers handler, "
         "tokenizer and configuration files beside it are packed too, and so are the shards of a "
@@ -94,7 +99,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--model-file",
-        type=Path,
+        type=_file,
         metavar="FILE",
         help="a Python file with the model's one class, for eager-mode weights",
     )
@@ -108,14 +113,14 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-r",
         "--requirements-file",
-        type=Path,
+        type=_file,
         metavar="FILE",
         help="Python packages that this model needs, for pip",
     )
     parser.add_argument(
         "-c",
         "--config-file",
-        type=Path,
+        type=_file,
         metavar="FILE",
         help="the model's YAML configuration (batch size, workers, …)",
     )

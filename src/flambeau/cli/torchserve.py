@@ -131,9 +131,6 @@ def _start(arguments: argparse.Namespace) -> int:
         _hint(f"It is process {running}.")
         return 1
     config = _config(arguments)
-    if config.vmargs:
-        print(f"Warning: TorchServe is using non-default JVM parameters: {config.vmargs}")
-        _hint("They have no effect: Flambeau has no JVM.")
     notes = (*config.notes, *_ignored(arguments))
     if arguments.foreground:
         return _run(config, notes, console=True)
@@ -222,10 +219,12 @@ def _config(arguments: argparse.Namespace) -> ServerConfig:
         "disable_token_authorization": arguments.token_auth or None,
         "enable_model_api": arguments.model_mode or None,
     }
-    _check("--model-store", arguments.model_store, Path.is_dir, "directory")
     file, notes = configuration(arguments)
     config = load_config(file, flags)
     notes += ignored_models(config, arguments.models)
+    if config.vmargs:
+        print(f"Warning: TorchServe is using non-default JVM parameters: {config.vmargs}")
+        _hint("They have no effect: Flambeau has no JVM.")
     if config.model_store is None:
         raise ConfigError("Missing mandatory parameter --model-store")
     _check("--model-store", str(config.model_store), Path.is_dir, "directory")
