@@ -36,9 +36,7 @@ def test_rows_keep_their_order(load: Load) -> None:
 def test_step_that_raises_fails_the_batch(load: Load) -> None:
     """An exception in a thread reaches the batch, and the next batch is answered."""
     served = load(HANDLER)
-    assert [error.message for error in served.errors(*"101")] == [
-        "Prediction failed: ZeroDivisionError"
-    ] * 3
+    assert [error.message for error in served.errors(*"101")] == ["Prediction failed"] * 3
     assert served.answer("1") == [b"1 1 0"]
 
 

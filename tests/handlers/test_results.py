@@ -20,7 +20,8 @@ from flambeau.handlers.ts.utils.util import PredictionException
         ({"a": [1, "ü"]}, b'{\n  "a": [\n    1,\n    "\\u00fc"\n  ]\n}', "application/json"),
         (None, b"null", "application/json"),
         ((1, 2), b"[\n  1,\n  2\n]", "application/json"),
-        (math.nan, b"NaN", "application/json"),
+        (math.nan, b"null", "application/json"),
+        ({"a": [1.5, -math.inf]}, b'{\n  "a": [\n    1.5,\n    null\n  ]\n}', "application/json"),
         (True, b"true", "application/json"),
     ],
 )

@@ -28,14 +28,14 @@ def load_failure(error: BaseException, model_dir: Path) -> LoadError:
 def batch_failure(error: BaseException) -> PredictionError:
     """The error of every row for what `handle` raised (contract.md section 5.4).
 
-    A handler's own PredictionException keeps its text and status. Of any other exception the
-    client learns the type only: its text belongs into the log (promise R12).
+    A handler's own PredictionException keeps its text and status. Any other exception's type and
+    text belong into the log (promise R12), where the request's id leads to them.
     """
     if isinstance(error, PredictionError | PredictionException):
         return prediction_error(error)
     if is_out_of_memory(error):
         return PredictionError("Out of resources", ErrorKind.OUT_OF_MEMORY)
-    return PredictionError(f"Prediction failed: {type(error).__name__}")
+    return PredictionError("Prediction failed")
 
 
 def is_out_of_memory(error: BaseException) -> bool:

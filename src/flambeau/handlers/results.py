@@ -33,8 +33,8 @@ def encode_items(result: object, count: int) -> list[Body | PredictionError]:
 def encode_item(item: object) -> Body | PredictionError:
     """One answer: bytes as they are, text as UTF-8, a tensor as `torch.save` writes it, else JSON.
 
-    NaN and infinities are written as Python does. An answer that is an error, or that none of this
-    fits, gives a PredictionError.
+    NaN and infinities, which JSON has not, become null. An answer that is an error, or that none
+    of this fits, gives a PredictionError.
     """
     if isinstance(item, PredictionError | PredictionException):
         return prediction_error(item)

@@ -17,8 +17,11 @@ _STATUS = {
 }
 
 
-async def describe_model(model: ServedModel) -> dict[str, object]:
-    """One element of a describe answer, fields in TorchServe's order."""
+async def describe_model(model: ServedModel, *, at_startup: bool) -> dict[str, object]:
+    """One element of a describe answer, fields in TorchServe's order.
+
+    `at_startup` says whether a model of this name was loaded when the server started.
+    """
     options, load, sequences = model.options, model.pool.options.load, model.options.sequences
     document: dict[str, object] = {
         "modelName": model.key.name,
@@ -48,7 +51,7 @@ async def describe_model(model: ServedModel) -> dict[str, object]:
         "sequenceTimeoutMSec": sequences.timeout_ms,
         "maxNumSequence": sequences.max_number,
         "maxSequenceJobQueueSize": sequences.queue_size,
-        "loadedAtStartup": model.registration.at_startup,
+        "loadedAtStartup": at_startup,
         "workers": [await _worker(slot) for slot in model.pool.active()],
         "jobQueueStatus": {
             "remainingCapacity": max(model.queue.capacity - len(model.queue), 0),

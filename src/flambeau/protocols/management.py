@@ -99,9 +99,11 @@ class ManagementApi:
 
     async def _describe(self, name: str, version: str, parameters: Parameters) -> Answer:
         registry = self._management.registry
+        at_startup = name in self._inference.startup_names()
         if version == "all":
-            return 200, [await describe_model(model) for model in registry.all_versions(name)]
-        document = await describe_model(registry.get(name, version))
+            models = registry.all_versions(name)
+            return 200, [await describe_model(model, at_startup=at_startup) for model in models]
+        document = await describe_model(registry.get(name, version), at_startup=at_startup)
         if switch(parameters, "customized", default=False):
             handler = document.pop("handler")
             document["customizedMetadata"] = await self._inference.describe(name, version)

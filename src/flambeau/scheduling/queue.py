@@ -39,6 +39,7 @@ class Entry:
         "attempts",
         "deadline",
         "dispatched",
+        "max_part_bytes",
         "on_left",
         "on_settled",
         "request",
@@ -60,6 +61,7 @@ class Entry:
         self.alone = False
         self.sequence: SequencePlace | None = None
         self.timer: asyncio.TimerHandle | None = None
+        self.max_part_bytes = 0  # of an answer's parts; 0: no limit
         self.streaming = False
         self.settled = False
         self.size = sum(len(field.value) for field in request.fields)
@@ -73,6 +75,9 @@ class Entry:
     def push(self, chunk: Chunk) -> None:
         """Add a part of the answer; the last one settles the entry."""
         if self.settled:
+            return
+        if 0 < self.max_part_bytes < len(chunk.body):
+            self.fail(_too_large(len(chunk.body), self.max_part_bytes))
             return
         if self._chunks and self._unread + len(chunk.body) > MAX_UNREAD_BYTES:
             self._chunks.clear()
@@ -128,6 +133,14 @@ class Entry:
     def _wake(self) -> None:
         if self._wakeup is not None and not self._wakeup.done():
             self._wakeup.set_result(None)
+
+
+def _too_large(size: int, limit: int) -> FlambeauError:
+    text = (
+        f"The answer has {size} bytes, which is more than max_response_size={limit} in"
+        " config.properties."
+    )
+    return FlambeauError(ErrorKind.RESPONSE_TOO_LARGE, text)
 
 
 class SequencePlace(NamedTuple):

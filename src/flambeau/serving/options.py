@@ -78,6 +78,7 @@ class ModelOptions(msgspec.Struct, frozen=True):
     use_venv: bool = False
     parallel_type: str = ""
     parallel_level: int = 0
+    max_response_size: int = 0
 
     @property
     def concurrency(self) -> int:
@@ -137,6 +138,7 @@ def resolve_options(
         asynchronous=asynchronous,
         sequences=_sequences(from_yaml),
         use_venv=bool(from_yaml.use_venv),
+        max_response_size=config.max_response_size,
         parallel_type=from_yaml.parallel_type or "",
         parallel_level=(from_yaml.parallel_level or 0) if from_yaml.parallel_type else 0,
     )

@@ -84,5 +84,8 @@ class Registry:
 
     def set_default(self, name: str, version: str) -> None:
         """Send requests that name no version to `version`."""
+        if version not in self._versions.get(name, {version: None}):
+            text = f"Model version {version} does not exist for model {name}"
+            raise FlambeauError(ErrorKind.VERSION_NOT_FOUND, text)
         self.get(name, version)
         self._default[name] = version

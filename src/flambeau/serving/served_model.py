@@ -105,6 +105,7 @@ class ServedModel:
         entry = self._entry(request, self.options.client_timeout)
         if self.options.sequences.on:
             entry.sequence = self._place(request.headers)
+        entry.max_part_bytes = self.options.max_response_size
         entry.on_settled = lambda done, error: self._on_settled(done, error, asked_version)
         self._metrics.accepted(self.key.name, asked_version)  # refused or not, as in TorchServe
         self._accept(entry)

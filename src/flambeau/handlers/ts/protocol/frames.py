@@ -31,7 +31,8 @@ def item_bytes(item: object) -> tuple[bytes, str]:
     """An answer's bytes, and their content type where it is certain (contract.md section 5.4).
 
     Bytes stay as they are, text becomes UTF-8, a tensor what `torch.save` writes, anything else
-    JSON. TypeError, ValueError, RecursionError or OverflowError for what fits none of this.
+    JSON, in which NaN and infinities become null. TypeError, ValueError, RecursionError or
+    OverflowError for what fits none of this.
     """
     if isinstance(item, bytes | bytearray):
         return bytes(item), ""
@@ -44,7 +45,15 @@ def item_bytes(item: object) -> tuple[bytes, str]:
         buffer = io.BytesIO()
         torch.save(item, buffer)
         return buffer.getvalue(), ""
-    return json.dumps(item, indent=2).encode(), "application/json"
+    return _json(item).encode(), "application/json"
+
+
+def _json(item: object) -> str:
+    try:
+        return json.dumps(item, indent=2, allow_nan=False)
+    except ValueError:  # perhaps a number that JSON has not
+        text = json.dumps(item)
+        return json.dumps(json.loads(text, parse_constant=lambda _: None), indent=2)
 
 
 def pack_text(text: str | bytes) -> bytes:
