@@ -107,7 +107,7 @@ class ServedModel:
             entry.sequence = self._place(request.headers)
         entry.max_part_bytes = self.options.max_response_size
         entry.on_settled = lambda done, error: self._on_settled(done, error, asked_version)
-        self._metrics.accepted(self.key.name, asked_version)  # refused or not, as in TorchServe
+        self._metrics.accepted(self.key, asked_version)  # refused or not, as in TorchServe
         self._accept(entry)
         return entry
 

@@ -74,12 +74,15 @@ class Metrics:
         """A model is being served; `forget` ends it."""
         self._alive[key] += 1
 
-    def accepted(self, name: str, asked_version: str) -> None:
+    def accepted(self, key: ModelKey, asked_version: str) -> None:
         """Count one request for a model; the version is `default` where the client named none."""
-        self._update("ts_inference_requests_total", (name, asked_version or "default"), 1)
+        if self._alive[key]:
+            self._update("ts_inference_requests_total", (key.name, asked_version or "default"), 1)
 
     def answered(self, key: ModelKey, asked_version: str, total: float, queued: float) -> None:
         """Record one successful answer. Times in seconds."""
+        if not self._alive[key]:
+            return  # the model has gone: no series may begin again
         labels = (key.name, asked_version or "default")
         self._update("ts_inference_latency_microseconds", labels, round(total * 1e6, 3))
         self._update("ts_queue_latency_microseconds", labels, round(queued * 1e6, 3))
@@ -88,7 +91,8 @@ class Metrics:
 
     def failed(self, key: ModelKey, kind: str) -> None:
         """Count one request without an answer."""
-        self._own.failed(key, kind)
+        if self._alive[key]:
+            self._own.failed(key, kind)
 
     def batch(self, key: ModelKey, queued: Iterable[float], worker: float, handler: float) -> None:
         """Record one batch: each request's time in the queue, the time that the batch was with the
@@ -115,7 +119,8 @@ class Metrics:
 
     def model_state(self, key: ModelKey, waiting: int, ready: int) -> None:
         """Set a model's gauges."""
-        self._own.state(key, waiting, ready)
+        if self._alive[key]:
+            self._own.state(key, waiting, ready)
 
     def system(self, readings: Iterable[tuple[str, tuple[str, ...], float]]) -> None:
         """Take readings of the machine: name, further dimensions (a GPU's number), value."""

@@ -22,6 +22,9 @@ _CLOSE_SECONDS = 2.0
 _AT_ONCE = 512
 """Lines that are written together at most."""
 
+_LINGER_SECONDS = 0.02
+"""Between two writes: lines that come meanwhile wake no thread and go out together."""
+
 
 class Sink(Protocol):
     """Where lines end up. Called by the writing thread only."""
@@ -49,7 +52,7 @@ class LineWriter:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._sinks: list[Sink] = []
-        self._closed = False
+        self._closing = threading.Event()
         self._dropped = 0
 
     def add(self, sink: Sink) -> None:
@@ -58,7 +61,7 @@ class LineWriter:
 
     def put(self, sink: Sink, line: str) -> None:
         """Hand a line over; never waits."""
-        if self._closed:
+        if self._closing.is_set():
             return
         if self._waiting.qsize() >= self._limit:
             self._dropped += 1  # a few may go uncounted when threads meet here
@@ -70,7 +73,7 @@ class LineWriter:
     def close(self) -> None:
         """Write what waits, within two seconds where the reader has stopped. May be repeated."""
         with self._lock:
-            self._closed = True
+            self._closing.set()
             thread, self._thread = self._thread, None
         self._waiting.put(None)
         if thread is not None:
@@ -83,13 +86,15 @@ class LineWriter:
 
     def _start(self) -> None:
         with self._lock:
-            if self._thread is None and not self._closed:
+            if self._thread is None and not self._closing.is_set():
                 self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
                 self._thread.start()
 
     def _run(self) -> None:
         more = True
         while more:
+            if self._waiting.qsize() < _AT_ONCE:
+                self._closing.wait(_LINGER_SECONDS)
             batches: dict[Sink, list[str]] = {}
             more = self._collect(batches)
             for sink, lines in batches.items():
