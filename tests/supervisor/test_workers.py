@@ -20,6 +20,7 @@ from flambeau.testing.echo import (
     open_descriptors,
     predict,
     register,
+    scale,
     waiting,
     worker_pids,
     write_model,
@@ -31,6 +32,26 @@ FAILS = 'raise ValueError("no such tokenizer: bert-nowhere")\n'
 EXITS = "import os\nos._exit(7)\n"
 LEAVES = "raise SystemExit('gone')\n"
 HANGS = "import threading\nthreading.Event().wait()\n"
+CUDA_ERROR = """
+def handle(data, context):
+    if data is not None:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+"""
+
+# The second process of a model loads only once a file is in the store.
+SLOW_RESTART = """
+import os, time
+
+def handle(data, context):
+    if data is None:
+        again = os.path.exists("loaded")
+        open("loaded", "w").close()
+        while again and not os.path.exists("../go"):
+            time.sleep(0.01)
+        return None
+    return ["ok"] * len(data)
+"""
+
 NO_MEMORY = """
 def handle(data, context):
     if data:
@@ -59,12 +80,6 @@ def server(tmp_path: Path) -> Iterator[RunningServer]:
 
 def healthy(server: RunningServer) -> bool:
     return httpx.get(f"{server.inference}/ping").status_code == 200
-
-
-def scale(server: RunningServer, model: str, low: int, high: int | None = None) -> httpx.Response:
-    maximum = low if high is None else high
-    query = {"min_worker": str(low), "max_worker": str(maximum), "synchronous": "true"}
-    return httpx.put(f"{server.management}/models/{model}", params=query, timeout=30)
 
 
 def test_a_worker_killed_while_idle_is_replaced(server: RunningServer) -> None:
@@ -201,6 +216,36 @@ def test_memory_errors_are_507_and_the_worker_lives(server: RunningServer, tmp_p
     answer = predict(server, "big")
     assert (answer.status_code, answer.json()["message"]) == (507, "Out of resources")
     assert worker_pids(server, "big") == pids
+
+
+def test_a_cuda_error_replaces_the_worker(server: RunningServer, tmp_path: Path) -> None:
+    """507, and the next request is answered by another process (TorchServe keeps the spoilt one)."""
+    write_model(tmp_path / "store", "spoilt", CUDA_ERROR)
+    assert register(server, "spoilt").status_code == 200
+    pids = worker_pids(server, "spoilt")
+    answer = predict(server, "spoilt")
+    assert (answer.status_code, answer.json()["message"]) == (507, "Out of resources")
+    assert predict(server, "spoilt").status_code == 507
+    wait_until(lambda: worker_pids(server, "spoilt") not in (pids, []), 10)
+    assert healthy(server)
+
+
+def test_a_worker_that_fails_for_too_long_is_unhealthy(
+    server: RunningServer, tmp_path: Path
+) -> None:
+    """`/ping` tells it after maxRetryTimeoutInSec, and the worker is still tried (10.3)."""
+    for name, seconds in (("patient", 300), ("hasty", 0)):
+        write_model(tmp_path / "store", name, SLOW_RESTART, "1.0", maxRetryTimeoutInSec=seconds)
+        assert register(server, name).status_code == 200
+        (pid,) = worker_pids(server, name)
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda name=name: worker_pids(server, name) == [], 10)  # type: ignore[misc]
+        assert healthy(server) == (name == "patient")
+    store = server.server.config.model_store
+    assert store is not None
+    (Path(store) / "go").touch()
+    wait_until(lambda: predict(server, "hasty").status_code == 200, 20)
+    assert healthy(server)
 
 
 class Load:

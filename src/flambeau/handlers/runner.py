@@ -1,6 +1,7 @@
 """Loads one model's handler in a worker and runs batches through it."""
 
 import asyncio
+import contextlib
 import copy
 import inspect
 import json
@@ -146,7 +147,8 @@ class Runner:
         else:
             self._add_times(context, (time.monotonic() - started) * 1000)
             if self._continuous:
-                answers.advance(bodies, lambda index: _goes_on(context, index, result[index]))
+                with contextlib.suppress(Abandoned):  # the server asks for no further run
+                    answers.advance(bodies, lambda index: _goes_on(context, index, result[index]))
             else:
                 answers.finish(bodies)
         finally:

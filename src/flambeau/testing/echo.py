@@ -104,6 +104,13 @@ def register(server: RunningServer, name: str, **parameters: object) -> httpx.Re
     return httpx.post(f"{server.management}/models", params=query, timeout=60)
 
 
+def scale(server: RunningServer, model: str, low: int, high: int | None = None) -> httpx.Response:
+    """Ask for a number of workers, and wait for them."""
+    maximum = low if high is None else high
+    params = {"min_worker": str(low), "max_worker": str(maximum), "synchronous": "true"}
+    return httpx.put(f"{server.management}/models/{model}", params=params, timeout=60)
+
+
 def predict(
     server: RunningServer, model: str, content: bytes | str = b"", **headers: str
 ) -> httpx.Response:
