@@ -28,6 +28,8 @@ from flambeau.errors import ArchiveError, ErrorKind
 
 logger = logging.getLogger(__name__)
 
+logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs whole addresses, secrets included
+
 _SUFFIX = ".download"
 _MAX_REDIRECTS = 5
 _CONNECT_SECONDS = 10.0
