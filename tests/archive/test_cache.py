@@ -164,7 +164,7 @@ def test_a_served_model_keeps_its_files(place: Place) -> None:
         assert httpx.delete(f"{server.management}/models/one").status_code == 200
         assert register(server, "three.mar").status_code == 200
         assert len([path for path in folders.iterdir() if path.name[0] != "."]) == 2
-        scaled = {"min_worker": 2, "synchronous": "true"}
+        scaled = {"min_worker": "2", "synchronous": "true"}
         url = f"{server.management}/models/two"
         assert httpx.put(url, params=scaled, timeout=30).status_code == 200
         assert predict(server, "two").status_code == 200

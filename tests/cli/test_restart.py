@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import httpx
 import pytest
 
 from flambeau.testing.echo import write_model
+from flambeau.testing.waiting import wait_until
 from tests.cli.test_torchserve_cli import free_ports
 
 
@@ -110,3 +112,15 @@ def test_models_on_the_command_line_win_over_a_found_snapshot(place: Place) -> N
     place.run("--ts-config", snapshot, "--models", "one")
     assert place.serves(port) == ["two"]
     assert "which is restored: --models is ignored" in place.log()
+
+
+def test_a_killed_server_goes_on_with_what_it_had_acknowledged(place: Place) -> None:
+    """SIGKILL leaves no shutdown snapshot; that of the last change counts."""
+    port = place.configure("first.properties")
+    place.run("--ts-config", "first.properties", "--model-store", "store", "--models", "one")
+    assert httpx.post(f"http://127.0.0.1:{port}/models?url=two").status_code == 200
+    pid = int((place.root / "tmp" / ".model_server.pid").read_text())
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), 20)
+    place.run("--start")
+    assert place.serves(port) == ["one", "two"]

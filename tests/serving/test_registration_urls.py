@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from typing_extensions import override
 
 from flambeau.testing.echo import describe, predict, write_model
 from flambeau.testing.server import RunningServer, running_server
@@ -83,7 +84,8 @@ class Origin:
                 self.wfile.write(body)
                 self.wfile.flush()
 
-            def log_message(self, *arguments: object) -> None:  # type: ignore[override]  # nobody reads it
+            @override
+            def log_message(self, format: str, *arguments: object) -> None:  # its name there
                 pass
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
