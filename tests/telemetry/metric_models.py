@@ -6,6 +6,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from flambeau.testing.server import RunningServer
 
 REPORTER = """
+import os, time
+from ts.handler_utils.utils import send_intermediate_predict_response
 from ts.metrics.dimension import Dimension
 from ts.metrics.metric_type_enum import MetricTypes
 from ts.metrics.metrics_store import MetricsStore
@@ -48,6 +50,15 @@ class Reporter:
             metrics.add_percent("NotFinite", float("nan"))
         if do == "print":
             print("[METRICS]Printed.count:5|#Level:Model|#type:COUNTER|#hostname:h,1,a")
+        if do == "stream":
+            metrics.add_counter("Early", 1)
+            send_intermediate_predict_response(["part"], context.request_ids, "", 200, context)
+            while not os.path.exists(context.get_request_header(0, "x-file")):
+                time.sleep(0.005)
+            metrics.add_counter("Late", 1)
+        if do == "fail":
+            metrics.add_counter("BeforeFailure", 1)
+            raise ValueError("on purpose")
         if do == "brief":
             metrics.add_counter("OnlyBrief", 1)
         if do == "store":

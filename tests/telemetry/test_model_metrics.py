@@ -87,6 +87,24 @@ def test_prediction_time_is_always_there(server: RunningServer) -> None:
     assert 0 <= families(server)["PredictionTime"][MODEL] < 60_000
 
 
+def test_metrics_come_with_each_part_of_an_answer(server: RunningServer, tmp_path: Path) -> None:
+    """What a streaming handler reports is there with the part that follows, not only at the end;
+    what a handler reported before it failed is there too."""
+    gate = tmp_path / "gate"
+    url = f"{server.inference}/predictions/reporter"
+    headers = {"x-do": "stream", "x-file": str(gate)}
+    with httpx.stream("POST", url, headers=headers, timeout=30) as answer:
+        parts = answer.iter_text()
+        assert next(parts) == "part"
+        assert families(server)["Early_total"] == {MODEL: 1}
+        assert "Late_total" not in families(server)
+        gate.touch()
+        assert "".join(parts) == "ok"
+    assert families(server)["Late_total"] == {MODEL: 1}
+    assert predict(server, "reporter", x_do="fail").status_code == 503
+    assert families(server)["BeforeFailure_total"] == {MODEL: 1}
+
+
 def test_a_printed_metric_is_only_a_line(server: RunningServer) -> None:
     """TorchServe parses what handlers print; a metric store is reported all the same."""
     predict(server, "reporter", x_do="print")
