@@ -11,8 +11,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from flambeau.archive.yaml_config import read_yaml
+from flambeau.telemetry.metrics_config import DEFAULT_FILE, parse_metrics_config
 from flambeau.testing.server import running_server
 from flambeau.testing.waiting import wait_until
+from tests.telemetry.metric_models import shape
 
 VENV = Path(os.environ.get("FLAMBEAU_TORCHSERVE_VENV") or "/nonexistent")
 
@@ -138,7 +141,10 @@ def answer_of(url: str, name: str, seconds: float) -> httpx.Response:
 def test_torchserve_serves_archives_that_were_packed_here(
     tmp_path: Path, peer_environment: dict[str, str], request: pytest.FixtureRequest
 ) -> None:
-    """Each format that our archiver writes is loaded and answered by TorchServe 0.12."""
+    """Each format that our archiver writes is loaded and answered by TorchServe 0.12.
+
+    Its metric lines while it does so are those that our built-in metrics.yaml declares.
+    """
     store = tmp_path / "store"
     store.mkdir()
     archive_all(
@@ -150,6 +156,18 @@ def test_torchserve_serves_archives_that_were_packed_here(
     url = request.getfixturevalue("torchserve")
     for name in FORMATS:
         assert json.loads(answer_of(url, name, 120).text) == expected("carry on")
+    declared = parse_metrics_config(read_yaml(DEFAULT_FILE), DEFAULT_FILE)
+    for log, specs in (("ts_metrics", declared.ts), ("model_metrics", declared.model)):
+        of_model = log == "model_metrics"
+        shapes = {shape(line) for line in lines(tmp_path / "logs" / f"{log}.log")}
+        assert {name for name, *_ in shapes} >= ({"PredictionTime"} if of_model else {"QueueTime"})
+        for name, unit, dimensions, names_requests in shapes:
+            own = specs[name].dimensions if of_model else specs[name].dimensions[:-1]
+            assert (unit, dimensions, names_requests) == (specs[name].unit, own, of_model)
+
+
+def lines(log: Path) -> list[str]:
+    return log.read_text().splitlines()
 
 
 def test_flambeau_serves_archives_that_torchserve_packed(

@@ -1,5 +1,7 @@
 """Handlers that report metrics, and readers of what arrives."""
 
+import re
+
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -82,3 +84,18 @@ def families(server: RunningServer, query: str = "") -> dict[str, dict[tuple[str
             labels = (f"{k}={v}" for k, v in sample.labels.items() if k.lower() != "hostname")
             found.setdefault(sample.name, {})[tuple(sorted(labels))] = sample.value
     return found
+
+
+LINE = re.compile(
+    r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d,\d{3} - (\w+)\.(\w+):-?\d+\.\d+(?:E-?\d+|e-\d+)?"
+    r"\|#([^|]*)\|#hostname:[^,|]+(,requestID:[0-9a-z,-]+)?,timestamp:\d{10}"
+)
+"""A metric line of TorchServe's."""
+
+
+def shape(line: str) -> tuple[str, str, tuple[str, ...], bool]:
+    """A metric line's name, unit, dimensions' names, and whether it names requests."""
+    match = LINE.fullmatch(line)
+    assert match, line
+    name, unit, dimensions, requests = match.groups()
+    return name, unit, tuple(one.split(":")[0] for one in dimensions.split(",")), bool(requests)

@@ -16,7 +16,7 @@ from flambeau.telemetry.logging import configure_logging
 from flambeau.testing.echo import predict, register, write_model
 from flambeau.testing.server import RunningServer, running_server
 from flambeau.testing.waiting import wait_until
-from tests.telemetry.metric_models import REPORTER, families
+from tests.telemetry.metric_models import REPORTER, families, shape
 
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d,\d{3}"
 HOST = re.escape(socket.gethostname())
@@ -66,6 +66,8 @@ def test_log_mode_writes_lines_and_fills_the_endpoint(folder: Path, tmp_path: Pa
         wait_until(lambda: "Requests4XX" in own_lines(folder), 10)
         wait_until(lambda: "DiskUtilization" in own_lines(folder), 20)
         wait_until(lambda: "PredictionTime" in (folder / "model_metrics.log").read_text(), 10)
+    assert all(shape(line)[3] for line in lines(folder, "model_metrics.log"))
+    assert not any(shape(line)[3] for line in lines(folder, "ts_metrics.log"))
     number, end = r"\d+(\.\d+)?(e-\d+)?", rf"#hostname:{HOST},timestamp:\d{{10}}"
     own = "\n".join(lines(folder, "ts_metrics.log"))
     for text in (
