@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from flambeau.testing.commands import run_command
 from flambeau.testing.echo import write_model
 from flambeau.testing.waiting import wait_until
 from tests.cli.test_torchserve_cli import free_ports
@@ -43,11 +43,8 @@ class Place:
 
     def run(self, *arguments: str) -> str:
         """Run the command to its end, which must be a good one."""
-        done = subprocess.run(
-            [sys.executable, "-m", "flambeau.cli.torchserve", *arguments],
-            cwd=self.root, env=self.environment, timeout=60, check=False,
-            stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
+        command = [sys.executable, "-m", "flambeau.cli.torchserve", *arguments]
+        done = run_command(command, self.root, self.environment)
         assert done.returncode == 0, done.stdout
         return done.stdout
 

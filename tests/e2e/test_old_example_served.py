@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from flambeau.cli.torch_model_archiver import main as torch_model_archiver
+from flambeau.testing.commands import run_command
 from flambeau.testing.waiting import wait_until
 from tests.examples.test_old_example import (
     MODES,
@@ -72,7 +73,7 @@ def test_every_task_and_save_mode_answers_curl(
     models = [f"{name}={name}.mar" for name in names]
     start = [TORCHSERVE, "--start", "--model-store", "model_store", "--models", *models]
     start += ["--ncs", "--disable-token-auth", "--enable-model-api"]
-    started = subprocess.run(start, env=environment, capture_output=True, text=True, check=False)
+    started = run_command(start, Path.cwd(), environment)
     try:
         assert started.returncode == 0, started.stdout
         assert "Model server started." in started.stdout

@@ -133,19 +133,13 @@ def _start(arguments: argparse.Namespace) -> int:
     config = _config(arguments)
     notes = (*config.notes, *_ignored(arguments))
     if arguments.foreground:
-        return _run(config, notes, console=True)
+        return _run(config, notes)
     return _start_in_background(config, notes)
 
 
-def _run(
-    config: ServerConfig, notes: tuple[str, ...], *, console: bool, ready: int | None = None
-) -> int:
+def _run(config: ServerConfig, notes: tuple[str, ...], ready: int | None = None) -> int:
     """Serve in this process. `ready` is a pipe on which the launcher waits for `started`."""
-    set_up_logging(
-        config.log_location,
-        metrics_folder=config.metrics_location,
-        console="stdout" if console else None,
-    )
+    set_up_logging(config.log_location, metrics_folder=config.metrics_location, console="stdout")
     for note in notes:
         logging.getLogger("flambeau.cli").warning("%s", note)
 
@@ -164,9 +158,11 @@ def _run(
 def _start_in_background(config: ServerConfig, notes: tuple[str, ...]) -> int:
     """Detach a server, and wait until it accepts requests or has said why it cannot.
 
-    TorchServe's launcher returns at once and never tells whether the server came up.
+    TorchServe's launcher returns at once and never tells whether the server came up. As there, the
+    server goes on writing its log to the launcher's stdout: a container's log is made of it.
     """
     ready_read, ready_write = os.pipe()
+    sys.stdout.flush()  # or the child would write it again
     pid = os.fork()  # this process has one thread and no event loop yet
     if pid == 0:
         os.close(ready_read)
@@ -175,7 +171,6 @@ def _start_in_background(config: ServerConfig, notes: tuple[str, ...]) -> int:
     with os.fdopen(ready_read, "rb") as ready:
         message = ready.read()
     if message == _STARTED:
-        print("Model server started.")
         _hint(f"It is process {pid}; its log files are in {config.log_location}.")
         return 0
     os.waitpid(pid, 0)
@@ -185,14 +180,13 @@ def _start_in_background(config: ServerConfig, notes: tuple[str, ...]) -> int:
 
 
 def _detached(config: ServerConfig, notes: tuple[str, ...], ready: int) -> NoReturn:
-    """The background server: a session of its own, no terminal, the log files only."""
+    """The background server: a session of its own, which no terminal ends."""
     status = 1
     try:
         os.setsid()
-        with open(os.devnull, "r+b") as null:
-            for descriptor in (0, 1, 2):
-                os.dup2(null.fileno(), descriptor)
-        status = _run(config, notes, console=False, ready=ready)
+        with open(os.devnull, "rb") as null:
+            os.dup2(null.fileno(), 0)
+        status = _run(config, notes, ready)
     except FlambeauError as error:
         with contextlib.suppress(OSError):
             os.write(ready, str(error).encode())
