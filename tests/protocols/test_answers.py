@@ -10,6 +10,7 @@ import pytest
 
 from flambeau.testing.echo import register, write_model
 from flambeau.testing.server import RunningServer, running_server
+from flambeau.testing.waiting import wait_until
 
 ANSWERING = """
 import torch
@@ -136,6 +137,15 @@ def test_failures(server: RunningServer, kind: str, status: int, message: str) -
     answer = ask(server, result=kind)
     assert answer.status_code == status
     assert answer.json() == {"code": status, "type": "InternalServerException", "message": message}
+
+
+def test_a_request_s_id_leads_to_its_exception_in_the_log(
+    server: RunningServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the client is not told stands under the `x-request-id` that it got (12.2.2)."""
+    request_id = ask(server, result="value").headers["x-request-id"]
+    wait_until(lambda: "ValueError: secret" in caplog.text, 10)
+    assert f"The handler failed on the requests {request_id}." in caplog.text
 
 
 @pytest.mark.parametrize(

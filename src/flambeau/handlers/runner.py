@@ -143,7 +143,7 @@ class Runner:
             result = self._call(rows, context)
             bodies = encode_items(result, len(items))
         except BaseException as error:  # noqa: BLE001  # whatever users' code does
-            self._failed(error, answers, len(items))
+            self._failed(error, answers, items)
         else:
             self._add_times(context, (time.monotonic() - started) * 1000)
             if self._continuous:
@@ -172,7 +172,7 @@ class Runner:
             task = asyncio.current_task()
             if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
                 raise
-            self._failed(error, answers, 1)
+            self._failed(error, answers, [item])
         else:
             self._add_times(context, (time.monotonic() - started) * 1000)
             answers.finish(bodies)
@@ -186,11 +186,14 @@ class Runner:
         context.metrics.set_request_ids(context.request_ids)
         return context
 
-    def _failed(self, error: BaseException, answers: Answers, count: int) -> None:
+    def _failed(
+        self, error: BaseException, answers: Answers, items: list[InferenceRequest]
+    ) -> None:
         if isinstance(error, Abandoned):
             _logger.info("Every client of the batch has left: the handler was stopped.")
             return
-        _logger.warning("The handler failed on a batch of %d.", count, exc_info=error)
+        ids = ", ".join(item.id for item in items)  # clients have them as x-request-id
+        _logger.warning("The handler failed on the requests %s.", ids, exc_info=error)
         self.unusable = self.unusable or breaks_device(error)
         answers.fail(batch_failure(error))
 
