@@ -30,12 +30,13 @@ class TextHandler(BaseHandler, ABC):
     with the first one.
     """
 
+    _lig: Any = None
+
     def __init__(self) -> None:
         super().__init__()
         self.source_vocab: Any = None
         self.tokenizer = get_tokenizer("basic_english")
         self.input_text: Any = None
-        self._lig: Any = None
 
     @override
     def initialize(self, context: Any) -> None:

@@ -27,10 +27,7 @@ class VisionHandler(BaseHandler, ABC):
     """
 
     image_processing: Any
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._ig: Any = None
+    _ig: Any = None  # on the class: subclasses that use MicroBatching skip the constructor
 
     @override
     def initialize(self, context: Any) -> None:
