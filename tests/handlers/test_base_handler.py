@@ -2,7 +2,9 @@
 
 import io
 import json
+import tempfile
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -137,6 +139,51 @@ def test_weights_with_code_are_refused(load: Load) -> None:
             },
             manifest={"serializedFile": "weights.pth", "modelFile": "model.py"},
         )
+
+
+def test_each_request_s_own_flag_counts(load: Load) -> None:
+    """Predictions, an explanation and a description in one batch; targets are each row's own."""
+    served = load({"my_handler.py": HANDLER, "model.py": MODEL}, manifest={"modelFile": "model.py"})
+    explained = served.item({"data": 1}, {"explain": "True"})
+    predicted, described = served.item([3.0]), served.item([1.0], {"describe": "True"})
+    answers = [json.loads(body) for body in served.answer(predicted, described, [4.0])]
+    assert answers == [[3.0], {"doubles": True}, [4.0]]
+    outcomes = served.run(predicted, explained)
+    assert json.loads(outcomes[0][0].body) == [3.0]
+    assert outcomes[1][0].message == "Prediction failed"
+    flags = [served.item([float(n)], {"explain": "True"}) for n in (1, 2)]
+    assert [json.loads(body)["inputs"] for body in served.answer(*flags)] == [[1.0], [2.0]]
+
+
+def test_a_subclass_s_preprocess_runs_once(load: Load) -> None:
+    """It may keep state: if it fails, the batch fails, and nothing is run again."""
+    source = """
+        from ts.torch_handler.base_handler import BaseHandler
+        class Counter(BaseHandler):
+            calls = 0
+            def initialize(self, context):
+                pass
+            def preprocess(self, data):
+                self.calls += 1
+                return [self.calls // int(row["body"]) for row in data]
+            def inference(self, data):
+                return data
+            def postprocess(self, data):
+                return data
+    """
+    served = load(source)
+    assert [error.message for error in served.errors("1", "0")] == ["Prediction failed"] * 2
+    assert served.answer("1") == [b"2"]
+
+
+def test_profiler(load: Load, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """ENABLE_TORCH_PROFILER writes a trace per batch to the folder for temporary files."""
+    monkeypatch.setenv("ENABLE_TORCH_PROFILER", "1")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    served = load({"my_handler.py": HANDLER, "model.py": MODEL}, manifest={"modelFile": "model.py"})
+    assert json.loads(served.answer([2.0])[0]) == [2.0]
+    assert json.loads(served.answer(served.item([2.0], {"explain": "True"}))[0])["target"] == 0
+    assert len(list((tmp_path / "pytorch_profiler" / "tiny").glob("*.json"))) == 2
 
 
 def test_built_in_base_handler(load: Load) -> None:

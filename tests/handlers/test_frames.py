@@ -51,7 +51,7 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 
 def service(entry: Any, tmp_path: Path, manifest: dict[str, Any] | None = None) -> Service:
-    metrics = MetricsCacheYamlImpl("m")
+    metrics = MetricsCacheYamlImpl(model_name="m")
     return Service("m", str(tmp_path), manifest, entry, None, 1, metrics_cache=metrics)
 
 

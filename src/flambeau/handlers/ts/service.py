@@ -71,6 +71,10 @@ class Service:
         """What the handler sees."""
         return self._context
 
+    def set_entry_point(self, entry_point: Callable[[Any, Any], Any]) -> None:
+        """Set what answers a batch, once it is loaded with this service's context."""
+        self._entry_point = entry_point
+
     def set_cl_socket(self, cl_socket: Any) -> None:
         """Set the connection to the server."""
         self.cl_socket = cl_socket

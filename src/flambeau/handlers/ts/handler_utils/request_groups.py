@@ -111,4 +111,4 @@ def _rows_are_requests(data: Any, context: Any) -> bool:
 def _failure(error: Exception) -> PredictionException:
     """The error of one request, as the server words it; its text goes to the log."""
     _logger.warning("The handler failed on one request of a batch.", exc_info=error)
-    return PredictionException(f"Prediction failed: {type(error).__name__}", 503)
+    return PredictionException("Prediction failed", 503)

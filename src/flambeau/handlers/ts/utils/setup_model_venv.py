@@ -22,10 +22,10 @@ def create_venv(venv_path: str) -> None:
 def inherit_site_packages(venv_path: str) -> None:
     """Let the environment import what this one can; its own packages come first."""
     target = sysconfig.get_path("purelib", vars={"base": venv_path, "platbase": venv_path})
-    folders = [*site.getsitepackages()]
-    if site.ENABLE_USER_SITE:
-        folders.insert(0, site.getusersitepackages())
-    lines = [folder for folder in folders if Path(folder).is_dir()]
+    folders = [site.getusersitepackages()] if site.ENABLE_USER_SITE else []
+    folders += site.getsitepackages()
+    folders += [folder for folder in sys.path if folder.endswith("-packages")]  # inherited ones
+    lines = [folder for folder in dict.fromkeys(folders) if Path(folder).is_dir()]
     Path(target, _INHERITED).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 

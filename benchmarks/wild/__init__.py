@@ -1,0 +1,1 @@
+"""Handlers that other people wrote, unmodified, in a real server."""
