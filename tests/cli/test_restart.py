@@ -1,5 +1,6 @@
 """Which configuration `torchserve` starts with: a file, a snapshot, or what the command line says."""
 
+import json
 import os
 import shutil
 import signal
@@ -121,3 +122,22 @@ def test_a_killed_server_goes_on_with_what_it_had_acknowledged(place: Place) -> 
     wait_until(lambda: not Path(f"/proc/{pid}").exists(), 20)
     place.run("--start")
     assert place.serves(port) == ["one", "two"]
+
+
+def test_kserve_s_configuration(place: Place) -> None:
+    """`model_snapshot` in the file that KServe writes: one address for both APIs, models from it."""
+    place.configure("config.properties")
+    (port,) = free_ports(1)
+    model = {"defaultVersion": True, "marName": "two", "minWorkers": 1, "maxWorkers": 5,
+             "batchSize": 3, "maxBatchDelay": 10, "responseTimeout": 120}  # fmt: skip
+    snapshot = {"name": "startup.cfg", "modelCount": 1, "models": {"renamed": {"1.0": model}}}
+    with (place.root / "config.properties").open("a") as file:
+        file.write(f"inference_address=http://127.0.0.1:{port}\n")
+        file.write(f"management_address=http://127.0.0.1:{port}\n")
+        file.write(f"model_snapshot={json.dumps(snapshot)}\n")
+    place.run("--start", "--model-store", "store", "--ts-config", "config.properties")
+    assert place.serves(port) == ["renamed"]
+    url = f"http://127.0.0.1:{port}/predictions/renamed"
+    wait_until(lambda: httpx.post(url).status_code == 200, 20)
+    (document,) = httpx.get(f"http://127.0.0.1:{port}/models/renamed").json()
+    assert (document["maxWorkers"], document["batchSize"]) == (5, 3)
