@@ -1,6 +1,7 @@
 """One server with tiny models of every task, in both save modes, for all tests of this folder."""
 
 import asyncio
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from flambeau.handlers.prepare_request import PrepareRequest
 from flambeau.testing.models import tiny_model
 from flambeau.testing.server import RunningServer, running_server
 from flambeau.types import TaskName
+from tests.e2e.peer import VENV
 
 ARCHITECTURES: dict[str, str] = {
     "text-classification": "roberta",
@@ -105,3 +107,18 @@ async def wait_until_ready(server: RunningServer, names: list[str]) -> None:
                 pass
             answer = await client.put(f"/models/{name}", params=parameters)
             assert answer.is_success, answer.text
+
+
+@pytest.fixture
+def peer_environment(tmp_path: Path) -> dict[str, str]:
+    """TorchServe keeps its pid file, sockets and logs in folders of this test's own."""
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    # short: the worker's socket path must fit into 108 bytes
+    return os.environ | {
+        "TMPDIR": str(temporary),
+        "TEMP": str(temporary),
+        "LOG_LOCATION": str(tmp_path / "logs"),
+        "METRICS_LOCATION": str(tmp_path / "logs"),
+        "PATH": f"{VENV / 'bin'}:{os.environ['PATH']}",
+    }

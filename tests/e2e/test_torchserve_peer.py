@@ -2,31 +2,20 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
 from flambeau.archive.yaml_config import read_yaml
 from flambeau.telemetry.metrics_config import DEFAULT_FILE, parse_metrics_config
 from flambeau.testing.server import running_server
-from flambeau.testing.waiting import wait_until
+from tests.e2e.peer import NEEDS_TORCHSERVE, VENV, answer_of, free_port
 from tests.telemetry.metric_models import shape
 
-VENV = Path(os.environ.get("FLAMBEAU_TORCHSERVE_VENV") or "/nonexistent")
-
-pytestmark = [
-    pytest.mark.peer,
-    pytest.mark.timeout(300),
-    pytest.mark.skipif(
-        not (VENV / "bin" / "torchserve").exists(),
-        reason="FLAMBEAU_TORCHSERVE_VENV names no environment with TorchServe (scripts/peer)",
-    ),
-]
+pytestmark = NEEDS_TORCHSERVE
 
 HANDLER = '''
 import json
@@ -71,27 +60,6 @@ def expected(text: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def peer_environment(tmp_path: Path) -> dict[str, str]:
-    """TorchServe keeps its pid file, sockets and logs in folders of this test's own."""
-    temporary = tmp_path / "tmp"
-    temporary.mkdir()
-    # short: the worker's socket path must fit into 108 bytes
-    return os.environ | {
-        "TMPDIR": str(temporary),
-        "TEMP": str(temporary),
-        "LOG_LOCATION": str(tmp_path / "logs"),
-        "METRICS_LOCATION": str(tmp_path / "logs"),
-        "PATH": f"{VENV / 'bin'}:{os.environ['PATH']}",
-    }
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
-@pytest.fixture
 def torchserve(tmp_path: Path, peer_environment: dict[str, str]) -> Iterator[str]:
     """The inference address of a real TorchServe that serves `tmp_path/store`."""
     ports = [free_port() for _ in range(5)]
@@ -114,28 +82,6 @@ def torchserve(tmp_path: Path, peer_environment: dict[str, str]) -> Iterator[str
     finally:
         stop = [str(VENV / "bin" / "torchserve"), "--stop", "--foreground"]
         subprocess.run(stop, cwd=tmp_path, env=peer_environment, check=True, **quiet)  # type: ignore[call-overload]  # as above
-
-
-def answer_of(url: str, name: str, seconds: float) -> httpx.Response:
-    """The first answer that is none of a server or model that is still starting."""
-    answers: list[httpx.Response] = []
-
-    def answered() -> bool:
-        try:
-            answers.append(
-                httpx.post(
-                    f"{url}/predictions/{name}",
-                    content="carry on",
-                    headers={"content-type": "text/plain"},
-                    timeout=30,
-                )
-            )
-        except httpx.TransportError:
-            return False
-        return answers[-1].is_success
-
-    wait_until(answered, seconds)
-    return answers[-1]
 
 
 def test_torchserve_serves_archives_that_were_packed_here(
