@@ -2,9 +2,7 @@
 
 import io
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import tarfile
@@ -196,7 +194,10 @@ class Running:
     """A `torchserve` in the foreground: TorchServe's or ours, in the same folder."""
 
     def __init__(self, command: Path, arguments: list[str], folder: Path, env: dict[str, str]):
-        self.log = folder / f"{command.parent.parent.name}.console"
+        self.log = folder / f"console-{len(list(folder.glob('console-*')))}"
+        self._stop = lambda: subprocess.run(
+            [str(command), "--stop", "--foreground"], cwd=folder, env=env, check=True, timeout=60
+        )
         with self.log.open("wb") as output:
             self.process = subprocess.Popen(
                 [str(command), "--start", "--foreground", *arguments],
@@ -204,13 +205,11 @@ class Running:
                 env=env,
                 stdout=output,
                 stderr=output,
-                start_new_session=True,
             )
 
     def stop(self) -> None:
-        """End it as an operator's `kill` does, and wait."""
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGTERM)
+        """End it as an operator does, and wait."""
+        self._stop()
         self.process.wait(60)
 
 
@@ -241,12 +240,12 @@ def moved(tmp_path: Path, peer_environment: dict[str, str]) -> Iterator[tuple[st
         second = {"url": "versions2.mar"}
         write_second_version(tmp_path / "store")
         assert httpx.post(f"{management}/models", params=second, timeout=60).is_success
+        default = f"{management}/models/versions/2.0/set-default"
+        assert httpx.put(default, timeout=60).is_success
         httpx.put(f"{management}/models/function", params={"min_worker": 1}, timeout=60)
         assert answer_of(inference, "function", 120).text == "function says carry on"
         for name in [*good, "renamed", "never_ready", "needs_much"]:
             httpx.put(f"{management}/models/{name}", params={"min_worker": 1}, timeout=60)
-        default = f"{management}/models/versions/2.0/set-default"
-        assert httpx.put(default, timeout=60).is_success
     finally:
         torchserve.stop()
     (tmp_path / "store" / "goes_away.mar").unlink()
