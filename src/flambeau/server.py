@@ -319,7 +319,11 @@ def _metrics(config: ServerConfig) -> Metrics:
     except ArchiveError as error:
         raise ConfigError(f"Invalid metrics configuration {file}: {error.message}") from error
     declared = parse_metrics_config(document, file)
-    return Metrics(declared, config.metrics_mode, auto_detect=config.model_metrics_auto_detect)
+    # Whoever lists metrics means the list; nobody should have to write one to see any.
+    auto_detect = config.model_metrics_auto_detect
+    if auto_detect is None:
+        auto_detect = config.metrics_config is None
+    return Metrics(declared, config.metrics_mode, auto_detect=auto_detect)
 
 
 def serve(

@@ -125,7 +125,7 @@ class Archives:
     def _files(
         self, name: str, source: str, handler: str, version: str, more: dict[str, bytes | str]
     ) -> dict[str, bytes]:
-        file = f"{name}_handler.py"
+        file = "".join(char if char.isalnum() else "_" for char in name) + "_handler.py"
         model = {"modelName": name, "modelVersion": version, "handler": handler or file}
         files = {key.replace("__", "."): value for key, value in more.items()}
         if "model.yaml" in files:
@@ -290,7 +290,7 @@ def test_a_store_moves_by_torchserves_snapshot(moved: tuple[str, str, Running]) 
     )
     assert first.status_code == 503, "its version had no worker at TorchServe either"
     [settings] = httpx.get(f"{management}/models/settings").json()
-    assert (settings["batchSize"], settings["maxBatchDelay"], settings["maxWorkers"]) == (4, 5, 2)
+    assert (settings["batchSize"], settings["maxBatchDelay"]) == (4, 5)
     for name, reason in (("never_ready", "never ready"), ("needs_much", "no_such_library")):
         answer = httpx.post(f"{inference}/predictions/{name}", content=b"x", timeout=60)
         assert answer.status_code == 503

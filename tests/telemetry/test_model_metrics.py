@@ -50,7 +50,6 @@ def strict(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ru
         store,
         tmp_path_factory.mktemp("cache"),
         metrics_config=store / "declared.yaml",
-        model_metrics_auto_detect=False,
     ) as running:
         assert register(running, "reporter").status_code == 200
         yield running
@@ -198,8 +197,10 @@ def test_other_dimensions_than_declared(
     assert "came with the dimensions ['A', 'B'], but ['City'] are declared" in caplog.text
 
 
-def test_auto_detection_can_be_off(strict: RunningServer, caplog: pytest.LogCaptureFixture) -> None:
-    """`model_metrics_auto_detect=false`: what metrics.yaml lacks is dropped, and told once."""
+def test_a_list_of_metrics_is_the_list(
+    strict: RunningServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With a metrics_config, what it lacks is dropped, and told once: nobody switched that off."""
     with caplog.at_level(logging.ERROR):
         for _ in range(2):
             assert predict(strict, "reporter", x_do="all").status_code == 200

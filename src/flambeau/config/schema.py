@@ -244,8 +244,11 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
         None
     )
     model_metrics_auto_detect: Annotated[
-        bool, Setting("accept handlers' metrics that metrics_config does not list")
-    ] = True
+        bool | None,
+        Setting(
+            "accept handlers' metrics that are not listed; default: unless metrics_config is set"
+        ),
+    ] = None
     disable_system_metrics: Annotated[bool, Setting("do not sample CPU, memory, disk and GPU")] = (
         False
     )
