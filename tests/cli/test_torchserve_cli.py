@@ -197,6 +197,44 @@ def test_a_background_server_logs_to_the_launcher_s_stdout(place: Place) -> None
         assert any("Model server stopped." in line for line in lines)
 
 
+def test_flags_reach_the_server(place: Place) -> None:
+    """`--dt` and `--enable-model-api` open what is closed without; what has no effect is told.
+
+    Without them, each start writes a key file into the working directory, and the stop removes it.
+    """
+    settings = place.config.read_text().replace("disable_token_authorization=true\n", "")
+    place.config.write_text(settings)
+    (place.root / "log.xml").touch()
+    model, listing = (f"http://127.0.0.1:{place.ports[1]}/models{end}" for end in ("?url=echo", ""))
+    assert place.run("--start", "--model-store", "store")[0] == 0
+    assert (place.root / "key_file.json").is_file()
+    assert httpx.get(listing).status_code != 200
+    assert place.run("--stop") == (0, "TorchServe has stopped.\n")
+    assert not (place.root / "key_file.json").exists()
+
+    flags = ["--dt", "--enable-model-api", "--ppath", "jars", "--cpp-log-config", "log.xml"]
+    flags += ["--log-config", "log.xml", "--workflow-store", "tmp", "--ncs"]
+    assert place.run("--start", "--model-store", "store", *flags)[0] == 0
+    assert httpx.post(model).status_code == 200
+    assert len(httpx.get(listing).json()["models"]) == 1
+    ignored = "Accepted and ignored: --log-config, --cpp-log-config, --plugins-path"
+    assert ignored in place.log("ts_log.log")
+    assert not (place.root / "key_file.json").exists()
+
+
+def test_all_models_of_a_store(place: Place) -> None:
+    """`--models ALL`, in any case: every archive and every folder that is not hidden (section 2.4)."""
+    store = place.root / "store"
+    for name in ("b.mar", ".hidden.mar", "notes.zip"):
+        with zipfile.ZipFile(store / name, "w") as archive:
+            archive.write(store / "echo" / "handler.py", "handler.py")
+    (store / "broken.mar").write_text("no archive")
+    assert place.run("--start", "--model-store", "store", "--models", "All")[0] == 0
+    url = f"http://127.0.0.1:{place.ports[1]}/models"
+    assert [model["modelName"] for model in httpx.get(url).json()["models"]] == ["b", "echo"]
+    assert "Failed to load model: broken.mar" in place.log("ts_log.log")
+
+
 def test_commands_exclude_each_other(place: Place) -> None:
     """argparse's exit code 2."""
     done = subprocess.run(
