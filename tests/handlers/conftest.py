@@ -86,10 +86,14 @@ LoadArchive = Callable[..., Served]
 def process_state(tmp_path: Path) -> Iterator[None]:
     """Undo what loading a handler does to the process."""
     cwd, path, finders = Path.cwd(), list(sys.path), list(sys.meta_path)
+    inherited = os.environ.get("PYTHONPATH")
     before = set(sys.modules)
     yield
     os.chdir(cwd)
     sys.path[:] = path
+    os.environ.pop("PYTHONPATH", None)
+    if inherited is not None:
+        os.environ["PYTHONPATH"] = inherited
     sys.meta_path[:] = finders
     for name in set(sys.modules) - before:
         file = getattr(sys.modules[name], "__file__", None) or ""

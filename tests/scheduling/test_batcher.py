@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flambeau.testing.echo import Gate, predict, register, worker_pids, write_model
+from flambeau.testing.echo import Gate, describe, predict, register, worker_pids, write_model
 from flambeau.testing.server import RunningServer, running_server
 from flambeau.testing.waiting import wait_until
 from tests.scheduling.crowd import Crowd, client
@@ -26,8 +26,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     write_model(store, "slow", batchSize=4, responseTimeout=2)
     write_model(store, "small", jobQueueSize=2)
     write_model(store, "brief", clientTimeoutInMills=300)
+    write_model(store, "held", batchSize=3, maxBatchDelay=60_000)
+    write_model(store, "briefly", batchSize=3, maxBatchDelay=50)
     with running_server(store, tmp_path_factory.mktemp("cache")) as running:
-        for name in ("batch", "hasty", "slow", "small", "brief"):
+        for name in ("batch", "hasty", "slow", "small", "brief", "held", "briefly"):
             assert register(running, name).status_code == 200
         yield running
 
@@ -46,6 +48,19 @@ async def test_what_waits_while_a_worker_computes_goes_together(
         assert (await first).json()["batch"] == 1
         sizes = [(await other).json()["batch"] for other in others]
         assert sorted(sizes) == [1, 4, 4, 4, 4]
+
+
+async def test_a_delay_of_the_owner_s_holds_batches_back(server: RunningServer) -> None:
+    """Until they are full, or until the delay has passed; describe shows it."""
+    async with client() as http:
+        crowd = Crowd(server, "held", http)
+        waiting = [crowd.send() for _ in range(2)]
+        await crowd.queued(2)
+        waiting.append(crowd.send())
+        assert [(await one).json()["batch"] for one in waiting] == [3, 3, 3]
+        alone = await Crowd(server, "briefly", http).send()
+        assert alone.json()["batch"] == 1
+    assert describe(server, "held")["maxBatchDelay"] == 60_000
 
 
 async def test_an_item_s_error_is_its_own(server: RunningServer, gate: Gate) -> None:

@@ -69,6 +69,35 @@ def test_company(waiting: list[Waiting], busy: bool, joining: bool, run: list[in
     assert decide(waiting, 10.0, room).run == run
 
 
+SOON = NEW._replace(arrived=9.5)
+LONG_AGO = NEW._replace(arrived=8.0)
+
+
+@pytest.mark.parametrize(
+    ("waiting", "run", "again_at"),
+    [
+        ([SOON], [], 10.5),
+        ([SOON, SOON], [0, 1], None),
+        ([LONG_AGO], [0], None),
+        ([LONG_AGO, GONE, SOON], [0, 2], None),
+        ([SOON, GONE, LATE], [], 10.5),
+        ([GONE, LATE, SOON], [], 10.5),
+        ([SOON, RETRY], [0], None),
+        ([RETRY], [0], None),
+        ([SOON._replace(size=MAX_BATCH_BYTES + 1), SOON], [0], None),
+        ([SOLO], [0], None),
+    ],
+)
+def test_holding_back(waiting: list[Waiting], run: list[int], again_at: float | None) -> None:
+    """A batch of 2 that is not full goes once its oldest entry has waited for a second."""
+    decision = decide(waiting, 10.0, Room(0, 2, wait=1.0))
+    assert (decision.run, decision.again_at) == (run, again_at)
+    assert sorted([*decision.run, *decision.expired, *decision.forget]) == list(
+        range(decision.decided())
+    )
+    assert decide(waiting, 10.0, Room(0, 2, joining=True, wait=1.0)).again_at is None
+
+
 def test_decided_entries_are_the_head_of_the_queue() -> None:
     """The batcher removes as many from the head as were decided: there may be no gap."""
     kinds = [NEW, GONE, LATE, RETRY]

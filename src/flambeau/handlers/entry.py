@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import inspect
 import logging
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -97,7 +98,10 @@ def handler_file(handler: HandlerName, model_dir: Path) -> Path | None:
 
 
 def prepare_import_path(handler: HandlerName, model_dir: Path) -> None:
-    """Put the archive first, and the handler's own directory second, on the import path."""
+    """Put the archive first, and the handler's own directory second, on the import path.
+
+    Also on that of Python processes which the handler starts (contract.md section 9.2).
+    """
     folders = [str(model_dir)]
     if handler.directory:
         folders.append(str(model_dir / handler.directory))
@@ -105,6 +109,9 @@ def prepare_import_path(handler: HandlerName, model_dir: Path) -> None:
         if folder in sys.path:
             sys.path.remove(folder)
         sys.path.insert(0, folder)
+    inherited = os.environ.get("PYTHONPATH")  # noqa: TID251  # for the handler's children
+    paths = [*folders, *([inherited] if inherited else [])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)  # noqa: TID251
 
 
 def load_entry(handler: str, context: Context) -> Entry:

@@ -1,6 +1,7 @@
 """Brings waiting entries and workers together; the only place where a batch is formed.
 
-There is no loop that polls: `pump` runs when an entry arrives and when a worker has room. A batch
+There is no loop that polls: `pump` runs when an entry arrives, when a worker has room, and when a
+batch was held back for long enough. A batch
 stays the batcher's until each entry is settled: entries of a worker that died, or of a batch of
 several that timed out, go back to the head of the queue once, and then run alone.
 """
@@ -20,7 +21,8 @@ from flambeau.supervisor.slot import Slot
 class Batcher:
     """The scheduler of one model.
 
-    `limit_of` makes a batch's limit of the model's batch size. `continuous` lets requests join a batch that runs; `ticket` refuses
+    `limit_of` makes a batch's limit of the model's batch size. A batch that is not full is held back
+    until its oldest entry has waited for `wait` seconds. `continuous` lets requests join a batch that runs; `ticket` refuses
     a request for which no worker is free (section 4.1).
     """
 
@@ -32,6 +34,7 @@ class Batcher:
         batch_size: int,
         *,
         limit_of: Callable[[int], int] = lambda batch_size: batch_size,
+        wait: float = 0,
         continuous: bool = False,
         ticket: bool = False,
         clock: Callable[[], float] = time.monotonic,
@@ -42,6 +45,8 @@ class Batcher:
         self._name = name
         self._limit_of = limit_of
         self._pool = pool
+        self._wait = wait
+        self._timer: asyncio.TimerHandle | None = None
         self._continuous = continuous
         self._ticket = ticket
         self._clock = clock
@@ -73,7 +78,7 @@ class Batcher:
         while going and len(self.source):
             going = False
             for slot in self._pool.with_room():
-                room = Room(slot.number, self.limit, busy=slot.running > 0)
+                room = Room(slot.number, self.limit, busy=slot.running > 0, wait=self._wait)
                 if entries := self.take(room):
                     self._start(slot, entries)
                     going = True
@@ -92,7 +97,14 @@ class Batcher:
         for entry in taken.run:
             entry.attempts += 1
             entry.dispatched = now
+        if taken.again_at is not None and self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(taken.again_at - now, self._waited)
         return taken.run
+
+    def _waited(self) -> None:
+        self._timer = None
+        self.pump()
 
     def expire(self, entry: Entry) -> None:
         """The entry's deadline has passed: answer it, unless a worker has begun with it."""
@@ -139,7 +151,9 @@ class Batcher:
         self.pump()
 
     async def drained(self) -> None:
-        """Wait until nothing waits and nothing runs."""
+        """Wait until nothing waits and nothing runs; from now on nothing is held back."""
+        self._wait = 0
+        self.pump()
         await self._idle.wait()
 
     def _start(self, slot: Slot, entries: list[Entry]) -> None:

@@ -1,7 +1,8 @@
 """The batch policy: a pure function of what waits, the time and the limits. No clock, no I/O.
 
-Work-conserving: whenever a worker is free and something waits, a batch goes out. A lone request is
-never held back in the hope of company, so `maxBatchDelay` is an upper bound that is always met.
+Work-conserving: whenever a worker is free and something waits, a batch goes out. Only a model whose
+owner asks for it, by a `maxBatchDelay` of his own, holds a batch that is not full back in the hope
+of company, until its oldest request has waited that long (contract.md section 5.14).
 """
 
 from collections.abc import Iterable
@@ -23,12 +24,13 @@ class Waiting(NamedTuple):
     deadline: float | None
     size: int = 0
     alone: bool = False
+    arrived: float = 0.0
 
 
 class Room(NamedTuple):
     """What a worker can take now: `size` more entries.
 
-    `busy`: it runs other batches at the same time. `joining`: the entries would join a batch that
+    `wait`: seconds for which a batch that is not full may be held back. `busy`: it runs other batches at the same time. `joining`: the entries would join a batch that
     runs (continuous batching).
     """
 
@@ -36,14 +38,23 @@ class Room(NamedTuple):
     size: int
     busy: bool = False
     joining: bool = False
+    wait: float = 0.0
 
 
 class Decision(NamedTuple):
-    """Indices into the waiting entries: run these now, answer those as too late, forget the rest."""
+    """Indices into the waiting entries: run these now, answer those as too late, forget the rest.
+
+    `again_at` is when to ask again, if entries are held back.
+    """
 
     run: list[int]
     expired: list[int]
     forget: list[int]
+    again_at: float | None = None
+
+    def decided(self) -> int:
+        """How many entries, from the head of the queue, are no longer waiting."""
+        return len(self.run) + len(self.expired) + len(self.forget)
 
 
 def decide(waiting: Iterable[Waiting], now: float, room: Room) -> Decision:
@@ -55,6 +66,7 @@ def decide(waiting: Iterable[Waiting], now: float, room: Room) -> Decision:
     """
     decision = Decision([], [], [])
     size = 0
+    go_at = now
     for index, entry in enumerate(waiting):
         if entry.settled:
             decision.forget.append(index)
@@ -64,12 +76,25 @@ def decide(waiting: Iterable[Waiting], now: float, room: Room) -> Decision:
             disturbs = room.joining or (room.busy and entry.attempts > 0)
             if not decision.run and not disturbs:
                 decision.run.append(index)
+            go_at = now
             break
         else:
             size += entry.size
             if decision.run and size > MAX_BATCH_BYTES:
+                go_at = now
                 break
+            if not decision.run and room.wait and not room.joining:
+                go_at = entry.arrived + room.wait
             decision.run.append(index)
             if len(decision.run) == room.size:
+                go_at = now
                 break
-    return decision
+    return decision if go_at <= now else _held_back(decision, go_at)
+
+
+def _held_back(decision: Decision, go_at: float) -> Decision:
+    """The same decision without the batch and what is behind its first entry."""
+    first = decision.run[0]
+    expired = [index for index in decision.expired if index < first]
+    forget = [index for index in decision.forget if index < first]
+    return Decision([], expired, forget, go_at)

@@ -152,10 +152,14 @@ class SequencePlace(NamedTuple):
 
 
 class Taken(NamedTuple):
-    """Entries that leave the queue: to be run now, and too late to be run."""
+    """Entries that leave the queue: to be run now, and too late to be run.
+
+    `again_at` is when to ask again, if entries are held back.
+    """
 
     run: list[Entry]
     late: list[Entry]
+    again_at: float | None = None
 
 
 class Source(Protocol):
@@ -224,11 +228,11 @@ class RequestQueue:
         taken = Taken([], [])
         while self._waiting and not taken.run:
             decision = decide(map(policy_view, self._waiting), now, room)
-            entries = [self._waiting.popleft() for _ in range(sum(map(len, decision)))]
+            entries = [self._waiting.popleft() for _ in range(decision.decided())]
             taken.run.extend(entries[index] for index in decision.run)
             taken.late.extend(entries[index] for index in decision.expired)
             if not entries:
-                break
+                return taken._replace(again_at=decision.again_at)
         return taken
 
     def ran(self, entries: list[Entry], now: float) -> None:
@@ -255,4 +259,6 @@ class RequestQueue:
 
 def policy_view(entry: Entry) -> Waiting:
     """What the policy may know of an entry."""
-    return Waiting(entry.settled, entry.attempts, entry.deadline, entry.size, entry.alone)
+    return Waiting(
+        entry.settled, entry.attempts, entry.deadline, entry.size, entry.alone, entry.arrived
+    )

@@ -126,7 +126,7 @@ class SequenceQueue:
                 sequence.running.append(entry)
                 taken.run.append(entry)
             if not decision.forget and not decision.expired:
-                break
+                return taken._replace(again_at=decision.again_at)
         return taken
 
     def ran(self, entries: list[Entry], now: float) -> None:

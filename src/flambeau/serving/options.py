@@ -16,6 +16,9 @@ from flambeau.types import ModelKey
 
 logger = logging.getLogger(__name__)
 
+DEFAULT_DELAY_MS = 100
+"""TorchServe's `maxBatchDelay` where nobody set one."""
+
 DEFAULT_IDLE_MS = 60_000
 """When an idle sequence is closed, for a yaml that batches by sequence and does not say it."""
 
@@ -81,6 +84,14 @@ class ModelOptions(msgspec.Struct, frozen=True):
     max_response_size: int = 0
 
     @property
+    def batch_wait(self) -> float:
+        """Seconds for which a batch that is not full is held back (section 5.14).
+
+        None by TorchServe's default, which says nothing of what the model's owner wants.
+        """
+        return 0 if self.max_batch_delay == DEFAULT_DELAY_MS else self.max_batch_delay / 1000
+
+    @property
     def concurrency(self) -> int:
         """Requests that one worker runs at once. An asynchronous one: as many as may wait for it."""
         return max(self.queue_size, self.batch_size) if self.asynchronous else 1
@@ -114,7 +125,7 @@ def resolve_options(
             registration.max_batch_delay,
             from_yaml.max_batch_delay,
             _preset(preset, "maxBatchDelay"),
-            100,
+            DEFAULT_DELAY_MS,
         ),
         response_timeout=_positive(
             from_yaml.response_timeout,

@@ -75,6 +75,7 @@ class ServedModel:
             self.pool,
             max(options.batch_size, 1),
             limit_of=options.batch_limit,
+            wait=options.batch_wait,
             continuous=options.continuous_batching,
             ticket=options.use_job_ticket,
         )
