@@ -152,7 +152,7 @@ def weights(scripted: bool) -> bytes:
     buffer = io.BytesIO()
     linear = torch.nn.Linear(2, 3)
     if scripted:
-        torch.jit.save(torch.jit.trace(linear, torch.ones(1, 2)), buffer)
+        torch.jit.save(torch.jit.trace(linear, torch.ones(1, 2)), buffer)  # type: ignore[no-untyped-call]  # torch has no types for it
     else:
         torch.save({f"linear.{key}": value for key, value in linear.state_dict().items()}, buffer)
     return buffer.getvalue()
@@ -195,9 +195,7 @@ class Running:
 
     def __init__(self, command: Path, arguments: list[str], folder: Path, env: dict[str, str]):
         self.log = folder / f"console-{len(list(folder.glob('console-*')))}"
-        self._stop = lambda: subprocess.run(
-            [str(command), "--stop", "--foreground"], cwd=folder, env=env, check=True, timeout=60
-        )
+        self._command, self._folder, self._env = command, folder, env
         with self.log.open("wb") as output:
             self.process = subprocess.Popen(
                 [str(command), "--start", "--foreground", *arguments],
@@ -209,7 +207,8 @@ class Running:
 
     def stop(self) -> None:
         """End it as an operator does, and wait."""
-        self._stop()
+        stop = [str(self._command), "--stop", "--foreground"]
+        subprocess.run(stop, cwd=self._folder, env=self._env, check=True, timeout=60)
         self.process.wait(60)
 
 

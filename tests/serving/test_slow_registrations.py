@@ -3,7 +3,6 @@
 import concurrent.futures
 import fcntl
 import hashlib
-import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,14 +31,12 @@ def test_a_long_yaml_holds_nobody_else_up(server: RunningServer, tmp_path: Path)
     folder.rename(store / "long-yaml")
     with concurrent.futures.ThreadPoolExecutor(1) as pool, httpx.Client() as client:
         registering = pool.submit(register, server, "long-yaml", initial_workers=0)
-        waits = []
+        answered = 0
         while not registering.done():
-            started = time.monotonic()
             client.get(f"{server.inference}/ping")
-            waits.append(time.monotonic() - started)
+            answered += 1
         assert registering.result().status_code == 200
-    assert len(waits) > 1
-    assert max(waits) < 1
+    assert answered > 4, "on the event loop, it would have let one or two by"
     assert describe(server, "long-yaml")["batchSize"] == 5
 
 
