@@ -79,6 +79,7 @@ def test_what_handlers_print_and_log_is_told_with_the_worker_s_name(
 
 def test_the_server_s_own_log(server: RunningServer, folder: Path) -> None:
     """Starts, workers and models; TorchServe's words where scripts look for them."""
+    wait_until(lambda: "Model echo loaded." in (folder / "ts_log.log").read_text(), 10)
     text = (folder / "ts_log.log").read_text()
     for part in ("Model server started.", "Torch worker started.", "Model echo loaded."):
         assert part in text
