@@ -29,6 +29,7 @@ class ErrorKind(StrEnum):
     UNAUTHENTICATED = "unauthenticated"
     WRONG_SCOPE = "wrong_scope"
     FOREIGN_ORIGIN = "foreign_origin"
+    MODEL_SETUP = "model_setup"
     MODEL_NOT_FOUND = "model_not_found"
     VERSION_NOT_FOUND = "version_not_found"
     ROUTE_NOT_FOUND = "route_not_found"

@@ -9,7 +9,6 @@ what it accepted and end its workers; end the zygote. A second signal ends the w
 
 import asyncio
 import contextlib
-import itertools
 import logging
 import signal
 import socket
@@ -21,7 +20,7 @@ import uvloop
 from flambeau.archive.cache import CacheBounds
 from flambeau.archive.store import ModelStore
 from flambeau.archive.yaml_config import read_yaml
-from flambeau.config import Address, ServerConfig, usable_cores
+from flambeau.config import Address, ServerConfig, usable_cores, worker_environment
 from flambeau.errors import ArchiveError, ConfigError
 from flambeau.frontend.gate import Gate
 from flambeau.frontend.headers import CommonHeaders
@@ -37,13 +36,14 @@ from flambeau.protocols.prediction import Predictor
 from flambeau.protocols.predictions import Predictions
 from flambeau.protocols.sagemaker import SageMaker
 from flambeau.protocols.tokens import TokenApi
+from flambeau.serving.host import Counters, Host
 from flambeau.serving.inference import Inference
 from flambeau.serving.management import Management
 from flambeau.serving.registry import Registry
 from flambeau.serving.restore import restore
-from flambeau.serving.served_model import Host
 from flambeau.serving.snapshots import Snapshots
 from flambeau.serving.tokens import Tokens, TokenScope
+from flambeau.supervisor.environments import Environments
 from flambeau.supervisor.zygote import Zygote
 from flambeau.telemetry.metrics import Metrics
 from flambeau.telemetry.metrics_config import DEFAULT_FILE, parse_metrics_config
@@ -61,12 +61,18 @@ class Core:
         self.config = config
         self.metrics = _metrics(config)
         self.registry = Registry()
-        self.zygote = Zygote(config.preload)
+        environment = worker_environment(config)
+        self.zygote = Zygote(config.preload, environment)
+        self.environments = Environments(
+            config.cache_dir / "environments", environment, config.install_py_dep_timeout
+        )
         host = Host(
             self.zygote,
             self.metrics,
             usable_cores(),
-            itertools.count(config.initial_worker_port).__next__,
+            Counters(config.initial_worker_port, config.initial_distribution_port),
+            environment,
+            self.environments,
         )
         store = ModelStore(
             config.model_store or config.cache_dir,
@@ -155,6 +161,7 @@ class Server:
                 logger.info("Stopping: listeners closed, finishing what was accepted.")
                 if announcing is not None:
                     announcing.cancel()
+                self.core.environments.close()  # a client may be waiting for an installation
                 for server in self._servers:
                     server.stop()
                 await asyncio.wait(listening)

@@ -187,7 +187,6 @@ def test_every_variable_that_torchserve_has_is_heard(tmp_path: Path) -> None:
         "TS_MODEL_SNAPSHOT": "{}",
         "TS_METRIC_TIME_INTERVAL": "1",
         "TS_SYSTEM_METRICS_CMD": "x",
-        "TS_PYTHON": "x",
         "TS_NO_CONFIG_SNAPSHOTS": "true",
     }
     config = load_config(file, {}, env)
@@ -202,7 +201,6 @@ def test_every_variable_that_torchserve_has_is_heard(tmp_path: Path) -> None:
     assert (config.service_envelope, config.metrics_mode) == ("kserve", "prometheus")
     assert config.inference_address.port == 1
     assert config.metric_time_interval == 60
-    assert config.python == ""
     assert not config.no_config_snapshots
 
 

@@ -6,6 +6,7 @@ environment.
 
 from flambeau.config.addresses import Address, parse_address
 from flambeau.config.effective import effective_properties
+from flambeau.config.environment import worker_environment
 from flambeau.config.load import (
     Environment,
     config_file,
@@ -35,4 +36,5 @@ __all__ = [
     "parse_address",
     "read_properties",
     "usable_cores",
+    "worker_environment",
 ]

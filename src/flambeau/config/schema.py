@@ -179,14 +179,19 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
         int, Setting("number of the first worker, in log lines; no port is opened", high=65535)
     ] = 9000
     initial_distribution_port: Annotated[
-        int, Setting("first rendezvous port of workers with several ranks", low=1, high=65535)
+        int,
+        Setting(
+            "number of the first worker of a model with parallelLevel, in log lines",
+            low=1,
+            high=65535,
+        ),
     ] = 29500
-    python: Annotated[
-        str, Setting("interpreter of workers; empty: the server's own", variable=_FILE_ONLY)
-    ] = ""
     install_py_dep_per_model: Annotated[
         bool, Setting("install an archive's requirements file when it is registered")
     ] = False
+    install_py_dep_timeout: Annotated[
+        float, Setting("longest time for such an installation", low=1, unit="s", own=True)
+    ] = 600
     blacklist_env_vars: Annotated[
         str, Setting("variables whose full name matches are kept from workers", regex=True)
     ] = ""
@@ -305,6 +310,7 @@ IGNORED: dict[str, str] = dict.fromkeys(
     "cpu_launcher_enable": "workers are forked, not launched by torch.backends.xeon",
     "cpu_launcher_args": "workers are forked, not launched by torch.backends.xeon",
     "system_metrics_cmd": "the server itself reads CPU, memory, disk and GPUs",
+    "python": "workers run the interpreter that started the server",
     "model_server_home": "Flambeau is found where it is installed",
 }
 """Keys of TorchServe's that can have no effect here, and why."""

@@ -36,16 +36,16 @@ async def describe_model(model: ServedModel, *, at_startup: bool) -> dict[str, o
         "startupTimeout": int(options.startup_timeout),
         "maxRetryTimeoutInSec": options.max_retry_timeout,
         "clientTimeoutInMills": int(options.client_timeout * 1000),
-        "parallelType": options.parallel_type,
-        "parallelLevel": options.parallel_level,
-        "deviceType": "gpu" if options.gpus else "cpu",
+        "parallelType": options.placement.parallel_type,
+        "parallelLevel": options.placement.parallel_level,
+        "deviceType": "gpu" if options.placement.gpus else "cpu",
     }
-    if options.device_ids is not None:
-        document["deviceIds"] = options.device_ids
+    if options.placement.device_ids is not None:
+        document["deviceIds"] = options.placement.device_ids
     document |= {
         "continuousBatching": options.continuous_batching,
         "useJobTicket": options.use_job_ticket,
-        "useVenv": options.use_venv,
+        "useVenv": options.placement.use_venv,
         "stateful": sequences.on,
         "sequenceMaxIdleMSec": sequences.max_idle_ms,
         "sequenceTimeoutMSec": sequences.timeout_ms,
@@ -71,8 +71,8 @@ async def _worker(slot: Slot) -> dict[str, object]:
         "status": _STATUS[slot.state],
         "memoryUsage": slot.memory_bytes(),
         "pid": slot.pid,
-        "gpu": slot.gpu is not None,
-        "gpuUsage": "N/A" if slot.gpu is None else await gpu_usage(slot.gpu),
+        "gpu": bool(slot.gpus),
+        "gpuUsage": await gpu_usage(slot.gpus[0]) if slot.gpus else "N/A",
     }
     if slot.error is not None:
         document["error"] = slot.error.message

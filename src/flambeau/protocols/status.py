@@ -40,6 +40,8 @@ def http_error(kind: ErrorKind) -> HttpError:  # noqa: C901, PLR0911, PLR0912  #
             return HttpError(403, "InvalidKeyException", torchserve=400)
         case ErrorKind.FOREIGN_ORIGIN:
             return HttpError(403, "ForbiddenException")
+        case ErrorKind.MODEL_SETUP:
+            return HttpError(400, "ModelException")
         case ErrorKind.INVALID_VERSION:
             return HttpError(403, "InvalidModelVersionException")
         case ErrorKind.INVALID_PATH:

@@ -12,11 +12,12 @@ from pathlib import Path
 from flambeau.archive.store import ModelStore
 from flambeau.config import ServerConfig
 from flambeau.errors import ErrorKind, FlambeauError, LoadError
+from flambeau.serving.host import Host
 from flambeau.serving.opening import Opener, check_workers
 from flambeau.serving.options import Registration
 from flambeau.serving.registry import Registry
 from flambeau.serving.restore import saved_model
-from flambeau.serving.served_model import Host, ServedModel
+from flambeau.serving.served_model import ServedModel
 from flambeau.serving.snapshots import Kind, SavedModel, SavedState, Snapshots
 from flambeau.types import ModelKey
 

@@ -15,10 +15,11 @@ from flambeau.archive.store import ModelStore, OpenedArchive, check_name, defaul
 from flambeau.config import ServerConfig
 from flambeau.errors import ArchiveError, ErrorKind, FlambeauError
 from flambeau.ipc.messages import Load
+from flambeau.serving.host import Host
 from flambeau.serving.model_yaml import read_model_yaml
-from flambeau.serving.options import Registration, resolve_options
+from flambeau.serving.options import ModelOptions, Registration, resolve_options
 from flambeau.serving.restore import restored_options
-from flambeau.serving.served_model import Host, ServedModel
+from flambeau.serving.served_model import ServedModel
 from flambeau.serving.snapshots import SavedModel
 from flambeau.supervisor.zygote import may_have_gpus
 from flambeau.types import ModelKey
@@ -105,6 +106,7 @@ class Opener:
         if saved is not None:
             options = restored_options(options, saved)
         check_workers(options.min_workers)
+        options = await self._with_environment(options, archive, key)
         load = Load(
             name=key.name,
             version=key.version,
@@ -125,6 +127,19 @@ class Opener:
             ),
         )
         return ServedModel(key, archive, registration, options, load, self._host)
+
+    async def _with_environment(
+        self, options: ModelOptions, archive: OpenedArchive, key: ModelKey
+    ) -> ModelOptions:
+        """Make the environment of a model that has packages of its own (section 4.6)."""
+        named = archive.manifest.model.requirements_file
+        wanted = named if self._config.install_py_dep_per_model else ""
+        if not wanted and not options.placement.use_venv:
+            return options
+        requirements = archive.model_dir / wanted if wanted else None
+        python = await self._host.environments.python(key.name, requirements)
+        placement = msgspec.structs.replace(options.placement, python=python)
+        return msgspec.structs.replace(options, placement=placement)
 
 
 def check_workers(count: int) -> None:

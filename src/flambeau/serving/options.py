@@ -12,6 +12,7 @@ import msgspec
 
 from flambeau.config import ServerConfig
 from flambeau.serving.model_yaml import ModelYaml
+from flambeau.serving.placement import Placement, place
 from flambeau.types import ModelKey
 
 logger = logging.getLogger(__name__)
@@ -72,15 +73,11 @@ class ModelOptions(msgspec.Struct, frozen=True):
     client_timeout: float
     queue_size: int
     max_retry_timeout: int
-    gpus: tuple[int, ...]
-    device_ids: list[int] | None
+    placement: Placement
     use_job_ticket: bool = False
     continuous_batching: bool = False
     asynchronous: bool = False
     sequences: SequenceOptions = SequenceOptions()
-    use_venv: bool = False
-    parallel_type: str = ""
-    parallel_level: int = 0
     max_response_size: int = 0
 
     @property
@@ -110,11 +107,11 @@ def resolve_options(
     key: ModelKey,
     visible_gpus: int,
 ) -> ModelOptions:
-    """Merge all sources for one model."""
+    """Merge all sources for one model. Raises `ArchiveError` for what this machine cannot do."""
     asynchronous = bool(from_yaml.async_communication)
     preset = config.models.get(key.name, {}).get(key.version, {})
-    gpus = _gpus(from_yaml, config, visible_gpus)
-    low, high = _workers(registration, from_yaml, preset, config, len(gpus))
+    placement = place(from_yaml, config, visible_gpus)
+    low, high = _workers(registration, from_yaml, preset, config, placement.worker_limit)
     return ModelOptions(
         min_workers=low,
         max_workers=high,
@@ -142,16 +139,12 @@ def resolve_options(
         client_timeout=max(from_yaml.client_timeout_in_mills or 0, 0) / 1000,
         queue_size=_positive(from_yaml.job_queue_size, config.job_queue_size, 100),
         max_retry_timeout=_first_set(from_yaml.max_retry_timeout_in_sec, 300),
-        gpus=gpus,
-        device_ids=from_yaml.device_ids,
+        placement=placement,
         use_job_ticket=bool(from_yaml.use_job_ticket),
         continuous_batching=bool(from_yaml.continuous_batching) and not asynchronous,
         asynchronous=asynchronous,
         sequences=_sequences(from_yaml),
-        use_venv=bool(from_yaml.use_venv),
         max_response_size=config.max_response_size,
-        parallel_type=from_yaml.parallel_type or "",
-        parallel_level=(from_yaml.parallel_level or 0) if from_yaml.parallel_type else 0,
     )
 
 
@@ -174,7 +167,7 @@ def _workers(
     from_yaml: ModelYaml,
     preset: Mapping[str, object],
     config: ServerConfig,
-    gpus: int,
+    default: int,
 ) -> tuple[int, int]:
     """Yaml, then presets, then what was asked for, then one worker per GPU, or one on the CPU."""
     pair = from_yaml.workers()
@@ -188,20 +181,8 @@ def _workers(
         return (registration.initial_workers, registration.initial_workers)
     count = config.default_workers_per_model
     if registration.at_startup:
-        count = count if count > 0 else max(gpus, 1)
+        count = count if count > 0 else default
     return (count, count)
-
-
-def _gpus(from_yaml: ModelYaml, config: ServerConfig, visible: int) -> tuple[int, ...]:
-    if from_yaml.device_type == "cpu":
-        return ()
-    count = visible if config.number_of_gpu < 0 else min(visible, config.number_of_gpu)
-    chosen = from_yaml.device_ids
-    if chosen and all(0 <= device < count for device in chosen):
-        return tuple(chosen)
-    if chosen:
-        logger.warning("deviceIds %s are ignored: this machine has %d usable GPUs", chosen, count)
-    return tuple(range(count))
 
 
 def _preset(preset: Mapping[str, object], key: str) -> int | None:

@@ -42,7 +42,7 @@ def saved_model(model: ServedModel, *, is_default: bool, in_store: bool) -> Save
         response_timeout=options.response_timeout,
         startup_timeout=options.startup_timeout,
         runtime_type=model.archive.manifest.runtime,
-        parallel_level=options.parallel_level,
+        parallel_level=options.placement.parallel_level,
         handler=model.registration.handler,
         folder="" if in_store else str(source),
         sha256=model.archive.digest,
@@ -61,7 +61,6 @@ def restored_options(options: ModelOptions, saved: SavedModel) -> ModelOptions:
         max_batch_delay=max(saved.max_batch_delay, 0),
         response_timeout=_positive(saved.response_timeout, options.response_timeout),
         startup_timeout=_positive(saved.startup_timeout, options.startup_timeout),
-        parallel_level=saved.parallel_level or options.parallel_level,
     )
 
 

@@ -9,9 +9,6 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Callable
-
-import msgspec
 
 from flambeau.archive.store import OpenedArchive
 from flambeau.errors import ErrorKind, FlambeauError
@@ -20,23 +17,13 @@ from flambeau.scheduling.batch import Batch
 from flambeau.scheduling.batcher import Batcher
 from flambeau.scheduling.queue import Entry, RequestQueue, SequencePlace, Source
 from flambeau.scheduling.sequences import SequenceQueue, SequenceRules
+from flambeau.serving.host import Host
 from flambeau.serving.options import ModelOptions, Registration
-from flambeau.supervisor.pool import Pool, PoolOptions, no_worker_error
+from flambeau.supervisor.pool import no_worker_error
 from flambeau.supervisor.slot import Slot
-from flambeau.supervisor.zygote import Zygote
-from flambeau.telemetry.metrics import Metrics
 from flambeau.types import InferenceRequest, ModelKey
 
 logger = logging.getLogger(__name__)
-
-
-class Host(msgspec.Struct, frozen=True):
-    """What the server lends to each of its models."""
-
-    zygote: Zygote
-    metrics: Metrics
-    cores: int
-    next_worker_number: Callable[[], int]
 
 
 class ServedModel:
@@ -57,17 +44,9 @@ class ServedModel:
         self.options = options
         self.info: dict[str, str] = {}
         self._metrics = host.metrics
-        pool_options = PoolOptions(
-            msgspec.structs.replace(load, metrics=host.metrics.declared),
-            options.response_timeout,
-            options.startup_timeout,
-            options.gpus,
-            options.concurrency,
-            options.max_retry_timeout,
-        )
         self.minimum = 0
         self.maximum = 0
-        self.pool = Pool(host.zygote, pool_options, host.cores, host.next_worker_number)
+        self.pool = host.new_pool(load, options)
         self.queue = self._source()
         self.batcher = Batcher(
             key.name,

@@ -1,12 +1,16 @@
 """The workers of one model: as many slots as asked for, each of which keeps a worker alive."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import msgspec
 
 from flambeau.errors import ErrorKind, FlambeauError, LoadError
 from flambeau.ipc.messages import Load, Measured
+from flambeau.supervisor.interpreter import Interpreter
+from flambeau.supervisor.process import Worker, WorkerProcess
+from flambeau.supervisor.ranks import RankedWorker, Ranks
 from flambeau.supervisor.slot import BACKOFF_SECONDS, Slot, SlotState
 from flambeau.supervisor.zygote import Zygote
 
@@ -15,6 +19,8 @@ class PoolOptions(msgspec.Struct, frozen=True):
     """How a pool treats its workers. Times in seconds.
 
     `concurrency` is how many jobs a worker runs at once, more than one only if asynchronous.
+    Workers are forked from the zygote, unless the model has an `interpreter`. A worker gets one of
+    `gpus`, or is shown `devices_per_worker` of them where that is not 0 (section 4.5).
     """
 
     load: Load
@@ -23,13 +29,23 @@ class PoolOptions(msgspec.Struct, frozen=True):
     gpus: tuple[int, ...] = ()
     concurrency: int = 1
     max_retry_timeout: float = 300
+    interpreter: Interpreter | None = None
+    devices_per_worker: int = 0
+    ranks: Ranks | None = None
+
+
+class WorkerNumbers(NamedTuple):
+    """Where a pool gets its workers' numbers and turns at the GPUs from (section 4.5)."""
+
+    next_worker: Callable[[], int]
+    gpu_turn: Iterator[int]
 
 
 class Pool:
     """All slots of one model. `run` must be running for anything to happen."""
 
     def __init__(
-        self, zygote: Zygote, options: PoolOptions, cores: int, next_number: Callable[[], int]
+        self, zygote: Zygote, options: PoolOptions, cores: int, numbers: WorkerNumbers
     ) -> None:
         self.zygote = zygote
         self.options = options
@@ -41,9 +57,8 @@ class Pool:
         self.on_gone: Callable[[Slot], None] = lambda _slot: None
         self.on_ended: Callable[[Slot], None] = lambda _slot: None
         self._cores = cores
-        self._next_number = next_number
+        self._numbers = numbers
         self._group: asyncio.TaskGroup | None = None
-        self._gpu_turn = 0
         self._change = asyncio.Event()
         self._closed = asyncio.Event()
 
@@ -72,7 +87,7 @@ class Pool:
             return
         active = self.active()
         for _ in range(minimum - len(active)):
-            slot = Slot(self._next_number(), self._next_gpu(), self)
+            slot = Slot(self._numbers.next_worker(), self._next_gpus(), self)
             self.slots.append(slot)
             self._group.create_task(slot.run())
         for slot in self._least_useful(active)[: max(len(active) - maximum, 0)]:
@@ -135,12 +150,30 @@ class Pool:
         self.slots = [slot for slot in self.slots if slot.state is not SlotState.ENDED]
         self.on_change()
 
-    def _next_gpu(self) -> int | None:
-        if not self.options.gpus:
-            return None
-        gpu = self.options.gpus[self._gpu_turn % len(self.options.gpus)]
-        self._gpu_turn += 1
-        return gpu
+    def new_worker(self, slot: Slot) -> Worker:
+        """A worker for a slot, not started yet."""
+        options = self.options
+        if options.interpreter is None:
+            return WorkerProcess(self.zygote, slot)
+        interpreter = options.interpreter
+        if options.devices_per_worker and slot.gpus:
+            interpreter = interpreter.that_sees(slot.gpus)
+        if options.ranks is not None:
+            run_id = f"{options.load.name}_{slot.number}"
+            return RankedWorker(interpreter, options.ranks, slot, run_id, gpus=bool(slot.gpus))
+        threads = self.threads_per_worker()
+        if threads and "OMP_NUM_THREADS" not in interpreter.environment:
+            interpreter = interpreter.with_variables({"OMP_NUM_THREADS": str(threads)})
+        return WorkerProcess(interpreter, slot)
+
+    def _next_gpus(self) -> tuple[int, ...]:
+        """The next device in turn, or the next group of them."""
+        devices, count = self.options.gpus, self.options.devices_per_worker or 1
+        groups = len(devices) // count
+        if not groups:
+            return ()
+        first = next(self._numbers.gpu_turn) % groups * count
+        return devices[first : first + count]
 
     @staticmethod
     def _least_useful(slots: list[Slot]) -> list[Slot]:

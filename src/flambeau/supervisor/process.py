@@ -1,6 +1,6 @@
 """One worker process: start, load, run batches (one at a time, or many if asynchronous), end.
 
-A `WorkerProcess` lives from fork to exit and is never restarted; `flambeau.supervisor.pool`
+A `WorkerProcess` lives from its start to its exit and is never restarted; `flambeau.supervisor.pool`
 replaces it. It calls its `Events` from the event loop, in the order in which things happened.
 """
 
@@ -26,11 +26,11 @@ from flambeau.ipc.messages import (
     Run,
     Stop,
 )
-from flambeau.supervisor.zygote import ForkedWorker, ProcessHandle, Zygote
+from flambeau.supervisor.launcher import LaunchedWorker, Launcher, ProcessHandle
 from flambeau.types import Chunk, InferenceRequest
 
-_FORK_SECONDS = 120.0
-"""Longest wait for a fork: it includes the zygote's imports on a slow, busy machine."""
+_START_SECONDS = 120.0
+"""Longest wait for a process: a fork includes the zygote's imports on a slow, busy machine."""
 
 _CANCEL_SECONDS = 5.0
 """How long an asynchronous worker may take to cancel a batch before its process is ended."""
@@ -64,14 +64,52 @@ class Events(Protocol):
         """Metrics of the handler."""
 
 
+class Worker(Protocol):
+    """What serves a model in one slot: a process, or the ranks of one (`supervisor.ranks`)."""
+
+    @property
+    def pid(self) -> int:
+        """The process id, -1 before the start."""
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it takes no more batches."""
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether it was ended because it was silent for too long."""
+
+    async def start(self, load: Load, seconds: float) -> Loaded:
+        """Load the model within `seconds`. Raises `LoadError`."""
+
+    @property
+    def running(self) -> int:
+        """How many batches it has not finished."""
+
+    def run(self, items: list[InferenceRequest], timeout: float) -> int:
+        """Send one batch; returns its number. `timeout` seconds without a sign end the worker."""
+
+    def cancel(self, batch: int) -> None:
+        """Ask it to stop a batch for which nobody waits any more."""
+
+    def stop(self) -> None:
+        """Ask it to end once it is free."""
+
+    def kill(self) -> None:
+        """End it now."""
+
+    async def wait(self) -> int | None:
+        """Wait until it is gone; returns its exit code, minus the signal's number, or None."""
+
+
 class WorkerProcess:
     """The server's handle of one worker process."""
 
-    def __init__(self, zygote: Zygote, events: Events) -> None:
-        self._zygote = zygote
+    def __init__(self, launcher: Launcher, events: Events) -> None:
+        self._launcher = launcher
         self._events = events
         self._channel: AsyncChannel[FromWorker] | None = None
-        self._forked: ForkedWorker | None = None
+        self._launched: LaunchedWorker | None = None
         self._handle: ProcessHandle | None = None
         self._closed = asyncio.Event()
         self._loaded: asyncio.Future[Loaded] = asyncio.get_running_loop().create_future()
@@ -83,7 +121,7 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int:
-        """The process id, -1 before the fork."""
+        """The process id, -1 before the start."""
         return self._handle.pid if self._handle else -1
 
     @property
@@ -97,9 +135,9 @@ class WorkerProcess:
         return self._closed.is_set()
 
     async def start(self, load: Load, seconds: float) -> Loaded:
-        """Fork, connect and load the model within `seconds`. Raises `LoadError`."""
+        """Start, connect and load the model within `seconds`. Raises `LoadError`."""
         try:
-            channel = await self._fork()
+            channel = await self._connect()
         except OSError as error:
             self._drop_channel()
             text = f"no worker process could be started: {error!r}"
@@ -117,20 +155,20 @@ class WorkerProcess:
             told = describe_exit(await self.wait())
             raise LoadError(f"the worker process ended while loading the model: {told}") from None
 
-    async def _fork(self) -> AsyncChannel[FromWorker]:
+    async def _connect(self) -> AsyncChannel[FromWorker]:
         """Connect to a new process. Raises `OSError` when there is none."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._forked = self._zygote.fork(theirs)
+        self._launched = self._launcher.launch(theirs)
         self._channel = await AsyncChannel.connect(
             ours,
             FromWorker,  # type: ignore[arg-type]  # a union is no `type`
             self._on_message,
             self._on_closed,
         )
-        self._handle = await asyncio.wait_for(self._forked.forked, _FORK_SECONDS)
+        self._handle = await asyncio.wait_for(self._launched.started, _START_SECONDS)
         if self._killed:
             self._handle.kill()
-        self._forked.exited.add_done_callback(self._on_exited)
+        self._launched.exited.add_done_callback(self._on_exited)
         return self._channel
 
     def run(self, items: list[InferenceRequest], timeout: float) -> int:
@@ -157,14 +195,14 @@ class WorkerProcess:
             self._channel.send(Stop())
 
     def kill(self) -> None:
-        """End the process now; one that was not forked yet ends by its closed channel."""
+        """End the process now; one that has not started yet ends by its closed channel."""
         self._disarm()
         self._killed = True
         if self._handle is not None:
             self._handle.kill()
             return
-        if self._forked is not None:
-            self._forked.give_up("the worker was told to end")
+        if self._launched is not None:
+            self._launched.give_up("the worker was told to end")
         self._drop_channel()
 
     async def wait(self) -> int | None:
@@ -174,10 +212,10 @@ class WorkerProcess:
         """
         await self._closed.wait()
         self._disarm()
-        if self._forked is None or self._handle is None:
+        if self._launched is None or self._handle is None:
             return -signal.SIGKILL
         self.kill()  # a closed socket with a living process behind it: nothing to talk to
-        status = await self._forked.exited
+        status = await self._launched.exited
         self._handle.close()
         return status
 

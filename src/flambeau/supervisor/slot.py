@@ -16,7 +16,7 @@ import msgspec
 
 from flambeau.errors import ErrorKind, FlambeauError, LoadError
 from flambeau.ipc.messages import Log, Measured
-from flambeau.supervisor.process import WorkerProcess, describe_exit
+from flambeau.supervisor.process import Worker, describe_exit
 from flambeau.types import Chunk, InferenceRequest
 
 if TYPE_CHECKING:
@@ -68,9 +68,9 @@ class Job(Protocol):
 class Slot:
     """One place for a worker, its process replaced whenever it dies."""
 
-    def __init__(self, number: int, gpu: int | None, pool: "Pool") -> None:
+    def __init__(self, number: int, gpus: tuple[int, ...], pool: "Pool") -> None:
         self.number = number
-        self.gpu = gpu
+        self.gpus = gpus
         self.state = SlotState.LOADING
         self.failures = 0
         self.error: LoadError | None = None
@@ -80,7 +80,7 @@ class Slot:
         self._pool = pool
         self._jobs: dict[int, Job] = {}
         self._failing_since: float | None = None
-        self._process: WorkerProcess | None = None
+        self._process: Worker | None = None
         self._retired = asyncio.Event()
 
     @property
@@ -133,7 +133,7 @@ class Slot:
     async def run(self) -> None:
         """Keep a worker in this slot until it is retired."""
         while not self.retired:
-            process = self._process = WorkerProcess(self._pool.zygote, self)
+            process = self._process = self._pool.new_worker(self)
             self._set(SlotState.LOADING)
             try:
                 await self._live(process)
@@ -224,7 +224,7 @@ class Slot:
 
     # steps of `run`
 
-    async def _live(self, process: WorkerProcess) -> None:
+    async def _live(self, process: Worker) -> None:
         """One process from its start to its end."""
         loaded = True
         try:
@@ -239,10 +239,16 @@ class Slot:
         status = await self._outlive(process)
         self._ended(process, status, died=loaded and not self.retired)
 
-    async def _load(self, process: WorkerProcess) -> None:
+    def _gpu(self) -> int | None:
+        """The device as the worker counts: where it is shown only its own, they begin at 0."""
+        if not self.gpus:
+            return None
+        return 0 if self._pool.options.devices_per_worker else self.gpus[0]
+
+    async def _load(self, process: Worker) -> None:
         options = self._pool.options
         load = msgspec.structs.replace(
-            options.load, gpu=self.gpu, threads=self._pool.threads_per_worker()
+            options.load, gpu=self._gpu(), threads=self._pool.threads_per_worker()
         )
         self.started_at = time.monotonic()
         loaded = await process.start(load, options.startup_timeout)
@@ -251,7 +257,7 @@ class Slot:
         logger.info("Torch worker started. %s pid %d", self.name, process.pid)
         self._pool.on_loaded(self, time.monotonic() - self.started_at)
 
-    def _load_failed(self, process: WorkerProcess, error: LoadError) -> None:
+    def _load_failed(self, process: Worker, error: LoadError) -> None:
         process.kill()
         if self.retired:
             return  # told to end, not broken
@@ -261,14 +267,14 @@ class Slot:
         self._pool.on_death()
         logger.warning("%s could not load its model: %s", self.name, error)
 
-    async def _outlive(self, process: WorkerProcess) -> int | None:
+    async def _outlive(self, process: Worker) -> int | None:
         stopping = asyncio.ensure_future(self._kill_when_stuck(process))
         try:
             return await process.wait()
         finally:
             stopping.cancel()
 
-    def _ended(self, process: WorkerProcess, status: int | None, *, died: bool) -> None:
+    def _ended(self, process: Worker, status: int | None, *, died: bool) -> None:
         jobs, self._jobs = list(self._jobs.values()), {}
         if died:
             self._count_failure()
@@ -295,7 +301,7 @@ class Slot:
         timeout = self._pool.options.response_timeout
         self._jobs[self._process.run(job.items(), timeout)] = job
 
-    async def _kill_when_stuck(self, process: WorkerProcess) -> None:
+    async def _kill_when_stuck(self, process: Worker) -> None:
         """A retired worker that is not busy must end soon."""
         await self._retired.wait()
         while self.state is SlotState.BUSY:

@@ -3,16 +3,15 @@
 import asyncio
 import contextlib
 import logging
-import os
-import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from flambeau.ipc.channel import AsyncChannel, send_with_descriptor
 from flambeau.ipc.messages import Exited, Fork, Forked, FromZygote, ZygoteReady
+from flambeau.supervisor.launcher import LaunchedWorker, ProcessHandle
 
 logger = logging.getLogger(__name__)
 
@@ -26,50 +25,6 @@ def may_have_gpus() -> bool:
     return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/kfd").exists()
 
 
-class ProcessHandle:
-    """One child, addressed by a pidfd where the system has them: a reused pid is never hit."""
-
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-        self._pidfd = -1
-        if sys.platform == "linux":
-            with contextlib.suppress(OSError):
-                self._pidfd = os.pidfd_open(pid)
-
-    def kill(self) -> None:
-        """End the process now. Harmless when it is gone already."""
-        with contextlib.suppress(ProcessLookupError):
-            if self._pidfd >= 0:
-                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-            elif sys.platform != "linux":
-                os.kill(self.pid, signal.SIGKILL)
-
-    def close(self) -> None:
-        """Let go of the descriptor."""
-        if self._pidfd >= 0:
-            os.close(self._pidfd)
-            self._pidfd = -1
-
-
-class ForkedWorker:
-    """What the zygote tells about one worker: `forked` once, then `exited` once.
-
-    `exited` is the exit code, minus a signal's number, or None where the zygote died before it
-    could tell: nobody will know then, and the worker may still be alive.
-    """
-
-    def __init__(self) -> None:
-        loop = asyncio.get_running_loop()
-        self.forked: asyncio.Future[ProcessHandle] = loop.create_future()
-        self.exited: asyncio.Future[int | None] = loop.create_future()
-
-    def give_up(self, reason: str) -> None:
-        """Nobody waits for the fork any more; harmless when it has happened."""
-        if not self.forked.done():
-            self.forked.set_exception(ConnectionError(reason))
-            self.forked.exception()  # mark as seen: the caller may have stopped waiting
-
-
 class Zygote:
     """Starts the zygote process, and a new one when it dies; workers outlive it.
 
@@ -77,12 +32,13 @@ class Zygote:
     wait in the socket.
     """
 
-    def __init__(self, preload: Iterable[str]) -> None:
+    def __init__(self, preload: Iterable[str], environment: Mapping[str, str]) -> None:
         self._preload = ",".join(preload)
+        self._environment = environment
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._channel: AsyncChannel[FromZygote] | None = None
-        self._workers: dict[int, ForkedWorker] = {}
+        self._workers: dict[int, LaunchedWorker] = {}
         self._next = 0
         self._stopping = asyncio.Event()
         self._deaths = 0
@@ -107,6 +63,7 @@ class Zygote:
                 ],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
+                env=dict(self._environment),
                 start_new_session=True,
             )
         self._socket = ours
@@ -117,10 +74,10 @@ class Zygote:
             self._on_closed,
         )
 
-    def fork(self, sock: socket.socket) -> ForkedWorker:
+    def launch(self, sock: socket.socket) -> LaunchedWorker:
         """Ask for a worker that talks over `sock`, which is closed on this side."""
         self._next += 1
-        worker = ForkedWorker()
+        worker = LaunchedWorker()
         self._workers[self._next] = worker
         with sock:
             if self._socket is None:
@@ -164,8 +121,8 @@ class Zygote:
                 )
             case Forked():
                 worker = self._workers.get(message.worker)
-                if worker is not None and not worker.forked.done():
-                    worker.forked.set_result(ProcessHandle(message.pid))
+                if worker is not None and not worker.started.done():
+                    worker.started.set_result(ProcessHandle(message.pid))
             case Exited():
                 worker = self._workers.pop(message.worker, None)
                 if worker is not None:

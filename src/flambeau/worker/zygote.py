@@ -17,8 +17,8 @@ from typing import NoReturn
 
 from flambeau.ipc.channel import BlockingChannel
 from flambeau.ipc.messages import Exited, Fork, Forked, ZygoteReady
+from flambeau.worker.alone import live
 from flambeau.worker.devices import count_gpus, framework_versions
-from flambeau.worker.loop import work
 
 logger = logging.getLogger("flambeau.worker")
 
@@ -96,19 +96,11 @@ class Zygote:
         self._channel.send(Forked(worker, pid))
 
     def _become_worker(self, descriptor: int, wake: socket.socket) -> NoReturn:
-        status = 70
-        try:
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            self._control.close()
-            wake.close()
-            status = work(socket.socket(fileno=descriptor))
-        except SystemExit as end:
-            status = end.code if isinstance(end.code, int) else int(end.code is not None)
-        except BaseException:
-            logger.exception("The worker ends: an error that it does not expect")
-        finally:
-            os._exit(status)  # never back into the zygote's loop, never its clean-up
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        self._control.close()
+        wake.close()
+        live(descriptor)  # never back into the zygote's loop
 
     def _reap(self) -> None:
         while self._workers:

@@ -1,0 +1,60 @@
+"""How a worker process comes to be: forked from the zygote, or started with its own interpreter."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from typing import Protocol
+
+
+class ProcessHandle:
+    """One child, addressed by a pidfd where the system has them: a reused pid is never hit."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._pidfd = -1
+        if sys.platform == "linux":
+            with contextlib.suppress(OSError):
+                self._pidfd = os.pidfd_open(pid)
+
+    def kill(self) -> None:
+        """End the process now. Harmless when it is gone already."""
+        with contextlib.suppress(ProcessLookupError):
+            if self._pidfd >= 0:
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            elif sys.platform != "linux":
+                os.kill(self.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Let go of the descriptor."""
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+
+class LaunchedWorker:
+    """What is told about one worker: `started` once, then `exited` once.
+
+    `exited` is the exit code, minus a signal's number, or None where nobody can tell: its zygote
+    died before it, and the worker may still be alive.
+    """
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.started: asyncio.Future[ProcessHandle] = loop.create_future()
+        self.exited: asyncio.Future[int | None] = loop.create_future()
+
+    def give_up(self, reason: str) -> None:
+        """Nobody waits for the start any more; harmless when it has happened."""
+        if not self.started.done():
+            self.started.set_exception(ConnectionError(reason))
+            self.started.exception()  # mark as seen: the caller may have stopped waiting
+
+
+class Launcher(Protocol):
+    """Starts worker processes."""
+
+    def launch(self, sock: socket.socket) -> LaunchedWorker:
+        """Ask for a worker that talks over `sock`, which is closed on this side."""

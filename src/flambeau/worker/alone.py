@@ -1,0 +1,30 @@
+"""`python -m flambeau.worker.alone FD`: one worker that was not forked from the zygote."""
+
+import logging
+import os
+import signal
+import socket
+import sys
+from typing import NoReturn
+
+from flambeau.worker.loop import work
+
+logger = logging.getLogger("flambeau.worker")
+
+
+def live(descriptor: int) -> NoReturn:
+    """Be a worker on the socket `descriptor` until the end of this process."""
+    status = 70
+    try:
+        status = work(socket.socket(fileno=descriptor))
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        logger.exception("The worker ends: an error that it does not expect")
+    finally:
+        os._exit(status)  # never a caller's clean-up: in a fork, that is the zygote's
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's to handle
+    live(int(sys.argv[1]))
