@@ -9,7 +9,7 @@ import pytest
 from flambeau.config import Address
 from flambeau.errors import ConfigError
 from flambeau.frontend.listeners import bind
-from flambeau.testing.echo import free_port, write_model
+from flambeau.testing.echo import free_port, register, write_model
 from flambeau.testing.server import running_server
 
 
@@ -94,3 +94,14 @@ def test_a_host_that_is_none_is_a_clear_error(host: str) -> None:
     """Not a traceback."""
     with pytest.raises(ConfigError, match="inference_address"):
         bind("inference_address", Address(host, 0))
+
+
+def test_worker_numbers_begin_where_torchserve_s_do(tmp_path: Path) -> None:
+    """`initial_worker_port`: a number in log lines and in describe; no port is opened."""
+    write_model(tmp_path / "store", "echo")
+    with running_server(tmp_path / "store", tmp_path / "cache", initial_worker_port=9100) as server:
+        assert register(server, "echo").status_code == 200
+        (worker,) = httpx.get(f"{server.management}/models/echo").json()[0]["workers"]
+        assert worker["id"] == "9100"
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", 9100), timeout=5)

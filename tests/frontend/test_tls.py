@@ -6,6 +6,7 @@ import logging
 import socket
 import ssl
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from cryptography.x509.oid import NameOID
 
 from flambeau.config import Address, ServerConfig
 from flambeau.errors import ConfigError
+from flambeau.frontend import http_connection, listeners
 from flambeau.frontend.tls import server_context
 from flambeau.testing.echo import write_model
 from flambeau.testing.server import RunningServer, running_server
@@ -193,6 +195,31 @@ def test_plain_http_on_a_tls_port_is_closed(secure: RunningServer, files: Files)
         assert b"Healthy" not in received
     answer = curl("--cacert", str(files.certificate), f"{secure.inference}/ping")
     assert '"Healthy"' in answer.stdout
+
+
+def test_a_stop_does_not_wait_for_idle_clients(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TLS wants both sides to say goodbye; one that sleeps does not."""
+    monkeypatch.setattr(http_connection, "GOODBYE_SECONDS", 0.1)
+    with running_server(tmp_path, tmp_path / "cache", inference_address=SECURE) as server:
+        idle = handshake(server.inference, trusting_nobody())
+        idle.sendall(b"GET /ping HTTP/1.1\r\nhost: h\r\n\r\n")
+        assert idle.recv(4096).startswith(b"HTTP/1.1 200 ")
+        start = time.monotonic()
+    assert time.monotonic() - start < 15  # not half a minute
+    idle.close()
+
+
+def test_a_client_that_does_not_shake_hands_is_sent_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would hold a connection open for ever."""
+    monkeypatch.setattr(listeners, "HANDSHAKE_SECONDS", 0.2)
+    with running_server(tmp_path, tmp_path / "cache", inference_address=SECURE) as server:
+        url = httpx.URL(server.inference)
+        with socket.create_connection((url.host, url.port or 0), timeout=20) as silent:
+            assert silent.recv(1) == b""
 
 
 def test_a_self_signed_certificate_is_made(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:

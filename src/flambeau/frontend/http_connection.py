@@ -48,6 +48,10 @@ The rest of a body that nobody reads, since its request is answered, has as long
 """
 
 
+GOODBYE_SECONDS = 1.0
+"""How long a stop waits for TLS clients that have their answers to agree to the end."""
+
+
 class _Cycle(RequestResponseCycle):
     """One request and its response, whose start may carry a reason phrase of the handler's."""
 
@@ -124,6 +128,9 @@ class HttpConnection(HttpToolsProtocol):
             super().shutdown()  # at once where nothing is being answered
         else:
             self.transport.close()  # whoever reads the body is told that the client left
+        if self.scheme == "https" and self.transport.is_closing():
+            # TLS waits half a minute for the client to say goodbye too, and idle ones do not.
+            self.loop.call_later(GOODBYE_SECONDS, self.transport.abort)
 
     @override
     def on_message_begin(self) -> None:

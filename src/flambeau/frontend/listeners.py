@@ -1,11 +1,13 @@
 """Sockets and their HTTP servers: bound before anything else starts, closed before anything stops."""
 
+import asyncio
 import contextlib
 import os
 import socket
 import ssl
 import stat
 from collections.abc import Generator
+from functools import partial
 from pathlib import Path
 
 import uvicorn
@@ -17,6 +19,8 @@ from flambeau.frontend.http import Listener
 from flambeau.frontend.http_connection import HttpConnection
 
 _BACKLOG = 2048
+HANDSHAKE_SECONDS = 10.0
+"""How long a TLS client has to shake hands; uvicorn has no setting, and its loop waits a minute."""
 
 
 def bind(key: str, address: Address) -> socket.socket:
@@ -92,6 +96,29 @@ class HttpServer(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
         yield
+
+    @override
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept connections, with a limit on the time of a TLS handshake."""
+        if self.config.ssl is None:
+            await super().startup(sockets)
+            return
+        make_connection = partial(
+            HttpConnection,
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+        )
+        loop = asyncio.get_running_loop()
+        listening = await loop.create_server(
+            make_connection,
+            sock=self._bound,
+            ssl=self.config.ssl,
+            backlog=_BACKLOG,
+            ssl_handshake_timeout=HANDSHAKE_SECONDS,
+        )
+        self.servers = [listening]
+        self.started = True
 
     async def run_until_told(self) -> None:
         """Serve until `stop` was called and open requests are answered."""
