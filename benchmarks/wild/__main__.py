@@ -36,6 +36,7 @@ def main() -> int:
     checkout: Path = arguments.checkout.resolve()
     if arguments.packages:
         os.environ["PYTHONPATH"] = str(arguments.packages.resolve())
+        sys.path.insert(0, os.environ["PYTHONPATH"])
     wrong = 0
     with tempfile.TemporaryDirectory(prefix="wild-") as folder:
         store = Path(folder) / "store"

@@ -100,6 +100,16 @@ def colours(_: Path) -> Files:
     return {"model.py": COLOURS, "model.pt": weights, "index_to_name.json": LABELS}
 
 
+def torchvision_model(file: str, name: str) -> Callable[[Path], Files]:
+    """A model class of the checkout that is made of torchvision's, with random weights."""
+
+    def files(checkout: Path) -> Files:
+        source = (checkout / file).read_bytes()
+        return {"model.py": source, "model.pt": saved(own_model(checkout, file, name).state_dict())}
+
+    return files
+
+
 def sentiment(checkout: Path) -> Files:
     """The text classification example with a small vocabulary."""
     source = (checkout / "examples/text_classification/model.py").read_text()
@@ -140,6 +150,11 @@ def texts(*expected: str) -> Callable[[list[httpx.Response]], bool]:
 def reds(answers: list[httpx.Response]) -> bool:
     """All answered with probabilities, red first."""
     return good(answers) and all(next(iter(answer.json())) == "red" for answer in answers)
+
+
+def top_five(answers: list[httpx.Response]) -> bool:
+    """All answered with five classes."""
+    return good(answers) and all(len(answer.json()) == 5 for answer in answers)
 
 
 def frames(answers: list[httpx.Response]) -> bool:
@@ -202,6 +217,17 @@ CASES = [
     ),
     Case("text-classification", "", sentiment, TEXT, good, {"handler": "text_classifier", **EAGER}),
     Case("image-classifier", "", colours, RED, reds, {"handler": "image_classifier", **EAGER}),
+    *(
+        Case(
+            folder.replace("_", "-"),
+            "",
+            torchvision_model(f"examples/image_classifier/{folder}/model.py", "ImageClassifier"),
+            RED,
+            top_five,
+            {"handler": "image_classifier", **EAGER},
+        )
+        for folder in ("alexnet", "resnet_18", "densenet_161")
+    ),
     Case(
         "sequence-batching",
         "examples/stateful/sequence_batching/stateful_handler.py",

@@ -125,7 +125,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
 
 
 def register(server: RunningServer, name: str) -> httpx.Response:
-    parameters = {"url": name, "initial_workers": 1, "synchronous": "true", "batch_size": 4}
+    parameters = {"url": name, "initial_workers": "1", "synchronous": "true", "batch_size": "4"}
     return httpx.post(f"{server.management}/models", params=parameters, timeout=120)
 
 
