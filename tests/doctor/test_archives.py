@@ -166,6 +166,18 @@ def test_a_handler_of_one_s_own_without_tokenizer_files(examined: Examine) -> No
     assert brief(examined(code)) == {("warning", "tokenizer", "my_handler.py")}
 
 
+@pytest.mark.parametrize(
+    ("handler", "codes"),
+    [("base_handler", {"weights"}), ("text_classifier", {"weights", "vocabulary"})],
+)
+def test_built_in_handlers(tmp_path: Path, handler: str, codes: set[str]) -> None:
+    """What they need and do not find."""
+    request = PackRequest(model_name="b", version="1.0", handler=handler, export_path=tmp_path)
+    (report,) = examine(pack(request))
+    assert report.served == f"the built-in {handler}"
+    assert {one.code for one in report.findings if one.severity == "error"} == codes
+
+
 def test_a_handler_that_is_not_there(tmp_path: Path) -> None:
     """Neither a file nor built in: what is, is said."""
     folder = tmp_path / "m"

@@ -1,7 +1,7 @@
 """Which code will answer an archive's requests, and whether it can."""
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from flambeau.tasks import available
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json")
 _VISION = frozenset({"vision_handler", "image_classifier", "image_segmenter", "object_detector"})
+_TEXT = frozenset({"text_handler", "text_classifier"})
 _SENTENCEPIECE = ("*.model", "sentencepiece.bpe.model")
 
 
@@ -52,7 +53,7 @@ def examine_handler(
         return _native(choice, manifest, yaml, model_dir)
     path = handler_file(name, model_dir)
     if path is None:
-        return _without_file(handler, name.module)
+        return _without_file(handler, name.module, manifest, model_dir)
     file = path.relative_to(model_dir).as_posix() if path.is_relative_to(model_dir) else path.name
     findings = _entry(file, name.function, sources)
     findings += _tokenizer_of_own(path, model_dir)
@@ -123,9 +124,10 @@ def _native_files(
     return findings
 
 
-def _without_file(handler: str, module: str) -> Examined:
+def _without_file(handler: str, module: str, manifest: Manifest, model_dir: Path) -> Examined:
     if module in BUILT_IN:
-        return Examined(False, f"the built-in {module}", findings=_built_in(module))
+        findings = tuple(_built_in(module, manifest, model_dir))
+        return Examined(False, f"the built-in {module}", findings=findings)
     finding = Finding(
         "error",
         "handler",
@@ -137,11 +139,18 @@ def _without_file(handler: str, module: str) -> Examined:
     return Examined(False, "nobody", findings=(finding,))
 
 
-def _built_in(module: str) -> tuple[Finding, ...]:
-    if module not in _VISION or find_spec("torchvision") is not None:
-        return ()
-    what = f"The built-in {module} needs torchvision, which is not installed here."
-    return (Finding("error", "import", "", what, "pip install torchvision beside Flambeau."),)
+def _built_in(module: str, manifest: Manifest, model_dir: Path) -> Iterator[Finding]:
+    """What one of TorchServe's own handlers needs, and does not find."""
+    if module in _VISION and find_spec("torchvision") is None:
+        what = f"The built-in {module} needs torchvision, which is not installed here."
+        yield Finding("error", "import", "", what, "pip install torchvision beside Flambeau.")
+    if not manifest.model.serialized_file and not manifest.model.model_file:
+        what = f"The built-in {module} has no model to load."
+        yield Finding("error", "weights", "", what, "Pack it with --serialized-file.")
+    vocabulary = manifest.model.source_vocab or "source_vocab.pt"
+    if module in _TEXT and not (model_dir / vocabulary).is_file():
+        what = f"The built-in {module} needs a vocabulary, and there is no {vocabulary}."
+        yield Finding("error", "vocabulary", "", what, "Pack it with --extra-files.")
 
 
 def _entry(file: str, function: str, sources: list[Source]) -> list[Finding]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from flambeau.doctor.findings import Finding, Severity
-from flambeau.doctor.settings import distribution_of
+from flambeau.doctor.settings import KNOWN_DISTRIBUTIONS, distribution_of
 from flambeau.doctor.sources import Source, dotted, parse
 
 _TS = Path(__file__).resolve().parents[1] / "handlers" / "ts"
@@ -164,8 +164,15 @@ def _missing(one: _Import, root: str, brought: set[str]) -> Finding:
         "import",
         one.where,
         f"{one.module} is not installed here, and the archive's requirements do not bring it.",
-        f"pip install {distribution} beside Flambeau, or name it in the requirements file.",
+        f"If it is a package: {_install(root)}, and name it in the requirements file. If it is a file"
+        " of your own: pack it with --extra-files.",
     )
+
+
+def _install(root: str) -> str:
+    """How to get a package; a name that is not known is not guessed, for others may own it."""
+    known = KNOWN_DISTRIBUTIONS.get(root)
+    return f"pip install {known} beside Flambeau" if known else "install it beside Flambeau"
 
 
 def _check_ts(one: _Import) -> list[Finding]:

@@ -13,7 +13,7 @@ from flambeau.doctor.findings import Finding, Severity
 from flambeau.errors import ArchiveError
 from flambeau.serving.model_yaml import ModelYaml, check_model_yaml
 
-_DISTRIBUTIONS = {
+KNOWN_DISTRIBUTIONS = {
     "PIL": "pillow",
     "cv2": "opencv-python-headless",
     "sklearn": "scikit-learn",
@@ -25,10 +25,17 @@ _DISTRIBUTIONS = {
     "dateutil": "python-dateutil",
     "Levenshtein": "levenshtein",
     "faiss": "faiss-cpu",
-    "onnxruntime": "onnxruntime",
-    "nvgpu": "nvgpu",
+    "lru": "lru-dict",
+    **{
+        name: name
+        for name in (
+            *("accelerate", "captum", "diffusers", "ftfy", "gensim", "nltk", "numba", "onnx"),
+            *("onnxruntime", "optimum", "pandas", "peft", "psutil", "requests", "sacremoses"),
+            *("scipy", "sentencepiece", "spacy", "torchaudio", "torchvision", "xgboost"),
+        )
+    },
 }
-"""Names of distributions that differ from what is imported."""
+"""Which distribution brings a module, where that is known for sure."""
 
 _OURS = ("torch", "transformers", "tokenizers", "numpy", "huggingface-hub", "safetensors")
 _COMMENT = re.compile(r"(^|\s)#.*$")
@@ -36,7 +43,7 @@ _COMMENT = re.compile(r"(^|\s)#.*$")
 
 def distribution_of(module: str) -> str:
     """The distribution that most likely brings a top-level module."""
-    return canonicalize_name(_DISTRIBUTIONS.get(module, module))
+    return canonicalize_name(KNOWN_DISTRIBUTIONS.get(module, module))
 
 
 def check_manifest(manifest: Manifest, model_dir: Path) -> list[Finding]:
