@@ -88,6 +88,22 @@ def test_the_response_timeout_is_between_chunks(server: RunningServer) -> None:
     assert post(server).status_code == 202
 
 
+async def test_a_queued_request_has_no_time_out_of_its_own(server: RunningServer) -> None:
+    """It waits for longer than responseTimeout while the worker streams (section 5.14)."""
+    async with client() as http:
+        crowd = Crowd(server, "stream", http)
+        url = f"{server.inference}/predictions/stream"
+        headers = {"x-parts": "6", "x-pause": "0.3"}
+        async with http.stream("POST", url, headers=headers) as running:
+            parts = running.aiter_bytes()
+            await anext(parts)
+            waiting = crowd.send()
+            await crowd.queued(1)
+            async for _ in parts:
+                pass
+        assert (await waiting).text == "0 of 1\nend"
+
+
 def test_a_stream_without_readers_is_stopped(server: RunningServer, tmp_path: Path) -> None:
     """The handler learns of it at its next chunk; its `finally` runs, and its worker lives."""
     pids = worker_pids(server, "stream")
