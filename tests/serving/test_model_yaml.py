@@ -9,6 +9,7 @@ import pytest
 from flambeau.serving.model_yaml import ModelYaml, parse_model_yaml
 from flambeau.testing.echo import ECHO, describe, predict, register, write_model
 from flambeau.testing.server import RunningServer, running_server
+from flambeau.testing.waiting import wait_until
 
 
 @pytest.mark.parametrize(
@@ -130,6 +131,27 @@ def test_precedence(server: RunningServer) -> None:
     shown = describe(server, "none")
     assert (shown["responseTimeout"], shown["startupTimeout"]) == (40, 50)
     assert shown["jobQueueStatus"] == {"remainingCapacity": 3, "pendingRequests": 0}
+
+
+def test_workers_at_start_up(tmp_path: Path) -> None:
+    """Yaml, then `models`, then default_workers_per_model; without all of them one on the CPU."""
+    store = tmp_path / "store"
+    for name in ("plain", "preset"):
+        write_model(store, name)
+    write_model(store, "said", minWorkers=1, maxWorkers=1)
+    both = {"1.0": {"minWorkers": 3, "maxWorkers": 3}}
+    presets = {"preset": both, "said": both}
+    names = ("plain", "preset", "said")
+    for default, wanted in ((2, [2, 3, 1]), (0, [1, 3, 1])):
+        with running_server(
+            store,
+            tmp_path / "cache",
+            load_models=names,
+            models=presets,
+            default_workers_per_model=default,
+        ) as server:
+            wait_until(lambda server=server: predict(server, "said").status_code == 200, 20)  # type: ignore[misc]
+            assert [describe(server, name)["minWorkers"] for name in names] == wanted
 
 
 def test_a_wrong_key_does_not_stop_the_model(server: RunningServer) -> None:

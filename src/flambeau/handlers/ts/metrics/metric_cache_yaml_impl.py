@@ -1,5 +1,6 @@
 """The collector behind `context.metrics`."""
 
+import contextlib
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,10 +47,11 @@ class MetricsCacheYamlImpl:
         self._document = _read(config_file_path) if config_file_path else {}
 
     def drain(self) -> list[Sample]:
-        """The samples since the last call, oldest first."""
+        """The samples since the last call, oldest first. Several threads may call it."""
         samples: list[Sample] = []
-        while self._samples:
-            samples.append(self._samples.popleft())
+        with contextlib.suppress(IndexError):  # empty
+            while True:
+                samples.append(self._samples.popleft())
         return samples
 
     def initialize_cache(self) -> None:
