@@ -85,6 +85,12 @@ def test_explanation(load: Load) -> None:
     assert "importances" in json.loads(answer)
 
 
+def test_vocabulary_that_would_run_code(load: Load) -> None:
+    """A pickled object is refused; the message says how to save a torchtext vocabulary."""
+    with pytest.raises(LoadError, match=r"source_vocab\.pt holds more .*vocab\.get_stoi\(\)"):
+        classifier(load, torch.nn.Linear(1, 1))
+
+
 def test_missing_vocabulary(load: Load) -> None:
     """The message says what to package."""
     with pytest.raises(LoadError, match=r"no source_vocab\.pt.*--extra-files"):

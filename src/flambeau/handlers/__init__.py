@@ -7,6 +7,8 @@ rows, results  the bytes of a request as a handler's row; its answers as bytes
 recognise      knows TorchServe's stock Transformers handler
 native         our own Transformers handler
 settings       what an archive's configuration says about its handler
+image_transforms   what torchvision's transforms do, where it is not installed
+optional_packages  packages that only some handlers need
 removed_calls  keeps Transformers calls of old handlers working
 ts             TorchServe's import surface, visible to users' handlers as `ts`
 """

@@ -100,7 +100,7 @@ class Context:
         self.request_processor: list[RequestProcessor] | None = None
         self.stopping_criteria: Any = None
         self.chunk_sink: ChunkSink | None = None
-        self.cl_socket: Any = _ChunkSocket(self)
+        self._cl_socket: Any = None
         self.header_key_sequence_id = _header_name("id")
         self.header_key_sequence_start = _header_name("start")
         self.header_key_sequence_end = _header_name("end")
@@ -117,6 +117,15 @@ class Context:
     def system_properties(self) -> dict[str, Any]:
         """`model_dir`, `gpu_id` (None on the CPU), `batch_size`, the server's name and version."""
         return self._system_properties
+
+    @property
+    def cl_socket(self) -> Any:
+        """TorchServe's connection to the server: its `sendall` takes response frames."""
+        return _ChunkSocket(self) if self._cl_socket is None else self._cl_socket
+
+    @cl_socket.setter
+    def cl_socket(self, value: Any) -> None:
+        self._cl_socket = value
 
     def get_request_id(self, idx: int = 0) -> str | None:
         """The id of request `idx`, or None outside a batch."""
@@ -168,11 +177,7 @@ class Context:
 
     @override
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Context) and self._values() == other._values()
-
-    def _values(self) -> dict[str, Any]:
-        """The attributes that two contexts are compared by: all but the way to the server."""
-        return {key: value for key, value in vars(self).items() if key != "cl_socket"}
+        return isinstance(other, Context) and self.__dict__ == other.__dict__
 
     __hash__ = None  # type: ignore[assignment]  # mutable and compared by value
 

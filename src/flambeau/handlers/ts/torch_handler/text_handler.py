@@ -45,7 +45,14 @@ class TextHandler(BaseHandler, ABC):
         self.initialized = False
         named = (self.manifest or {}).get("model", {}).get("sourceVocab")
         path = named or self.get_source_vocab_path(context)
-        self.source_vocab = load_tensors(os.path.join(self._model_dir(context), path), "cpu")
+        try:
+            self.source_vocab = load_tensors(os.path.join(self._model_dir(context), path), "cpu")
+        except LoadError as error:
+            raise LoadError(
+                f"{os.path.basename(path)} holds more than a dict of tokens, and loading it would "
+                "run code. Save a torchtext vocabulary with torch.save(vocab.get_stoi(), …) and "
+                "package it again."
+            ) from error
         self.initialized = True
 
     @staticmethod
