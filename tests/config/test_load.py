@@ -230,6 +230,16 @@ def test_where_logs_and_unpacked_models_go(tmp_path: Path) -> None:
         load_config(None, {}, {"TEMP": "/nowhere"})
 
 
+def test_variables_without_an_effect_are_told() -> None:
+    """One line each, with the reason (section 2.6)."""
+    env = {"TS_MODEL_SERVER_HOME": "/x", "SM_TELEMETRY_LOG": "1", "TS_BENCHMARK": ""}
+    telemetry, home = load_config(None, {}, env).notes
+    assert telemetry == (
+        "The variable SM_TELEMETRY_LOG is ignored: SageMaker's telemetry lines are not written"
+    )
+    assert "TS_MODEL_SERVER_HOME is ignored" in home
+
+
 def test_a_request_size_beyond_ours_is_lowered(tmp_path: Path) -> None:
     """TorchServe takes up to 2147483647; such a file must still start the server."""
     config = load_config(properties(tmp_path, "max_request_size=2147483647"), {}, {})

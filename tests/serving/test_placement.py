@@ -11,6 +11,7 @@ from flambeau.errors import ArchiveError
 from flambeau.serving.host import Counters
 from flambeau.serving.model_yaml import ModelYaml
 from flambeau.serving.placement import Placement, place
+from flambeau.supervisor.interpreter import Interpreter
 from flambeau.testing.echo import predict, register, write_model
 from flambeau.testing.server import running_server
 
@@ -118,3 +119,13 @@ def test_what_workers_see_of_the_environment(
         "TS_IPEX_GPU_ENABLE": "false",
     }
     assert expected.items() <= seen.items()
+
+
+def test_a_worker_sees_its_own_devices_of_those_that_the_server_sees() -> None:
+    """Indices count within the server's own `CUDA_VISIBLE_DEVICES`, by whatever names it lists."""
+    server_sees = {"CUDA_VISIBLE_DEVICES": "4,5,GPU-abc"}
+    seen = Interpreter("python", server_sees).that_sees((1, 2)).environment
+    assert seen["CUDA_VISIBLE_DEVICES"] == "5,GPU-abc"
+    assert Interpreter("python", {}).that_sees((2, 3)).environment == {
+        "CUDA_VISIBLE_DEVICES": "2,3"
+    }

@@ -17,7 +17,14 @@ import msgspec
 
 from flambeau.config.addresses import Address, parse_address
 from flambeau.config.properties import read_properties
-from flambeau.config.schema import IGNORED, MAX_REQUEST_BYTES, SILENT, ServerConfig, Setting
+from flambeau.config.schema import (
+    IGNORED,
+    IGNORED_VARIABLES,
+    MAX_REQUEST_BYTES,
+    SILENT,
+    ServerConfig,
+    Setting,
+)
 from flambeau.errors import ConfigError
 
 Environment = Mapping[str, str]
@@ -64,7 +71,7 @@ def load_config(
     values |= _parse(overrides)
     if env.get("TS_OPEN_INFERENCE_PROTOCOL"):
         values["ts_open_inference_protocol"] = env["TS_OPEN_INFERENCE_PROTOCOL"] == "oip"
-    values["notes"] = (*_notes(properties), *unheard, *_lowered(values))
+    values["notes"] = (*_notes(properties), *unheard, *_useless(env), *_lowered(values))
     return msgspec.structs.replace(ServerConfig(), **values)
 
 
@@ -163,7 +170,6 @@ def _from_environment(environment: Environment) -> dict[str, object]:
     return {
         "log_location": log_folder(environment),
         "metrics_location": Path(environment.get("METRICS_LOCATION") or "logs"),
-        "sm_telemetry_log": "SM_TELEMETRY_LOG" in environment,
         "cache_dir": _cache_dir(environment),
     }
 
@@ -265,6 +271,11 @@ def _check_patterns(key: str, value: object) -> None:
 def _texts(value: object) -> Iterable[str]:
     assert isinstance(value, tuple)
     return value
+
+
+def _useless(environment: Environment) -> list[str]:
+    found = sorted(name for name in IGNORED_VARIABLES if environment.get(name))
+    return [f"The variable {name} is ignored: {IGNORED_VARIABLES[name]}" for name in found]
 
 
 def _lowered(values: dict[str, object]) -> list[str]:

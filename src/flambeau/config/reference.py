@@ -7,7 +7,14 @@ import msgspec
 
 from flambeau.config.addresses import Address
 from flambeau.config.load import SCHEMA, variable_of
-from flambeau.config.schema import IGNORED, INT32_MAX, INT64_MAX, ServerConfig, Setting
+from flambeau.config.schema import (
+    IGNORED,
+    IGNORED_VARIABLES,
+    INT32_MAX,
+    INT64_MAX,
+    ServerConfig,
+    Setting,
+)
 
 _CHAPTERS = {
     "inference_address": "Addresses, browsers, TLS, sizes",
@@ -58,8 +65,9 @@ def reference() -> str:
         variable = f"`{variable_of(key)}`" if variable_of(key) else ""
         cells = [name, _kind(kind, setting), _default(default), variable, _meaning(setting)]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    lines += ["\n## Accepted and ignored\n", "| key | why |", "| --- | --- |"]
-    lines += [f"| `{key}` | {why} |" for key, why in IGNORED.items()]
+    lines += ["\n## Accepted and ignored\n", "| key or variable | why |", "| --- | --- |"]
+    ignored = {**IGNORED, **IGNORED_VARIABLES}
+    lines += [f"| `{key}` | {why} |" for key, why in ignored.items()]
     return "\n".join(lines) + "\n"
 
 

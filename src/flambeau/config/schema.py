@@ -114,7 +114,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
         Path | None, Setting("folder that holds the archives (`--model-store`)")
     ] = None
     workflow_store: Annotated[
-        Path | None, Setting("folder that holds workflow archives; default: the model store")
+        Path | None,
+        Setting("folder that holds workflow archives", unused="workflows are not supported yet"),
     ] = None
     load_models: Annotated[
         tuple[str, ...], Setting("models to load at start: file, name=file, folder, or `all`")
@@ -266,9 +267,6 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     metrics_location: Annotated[
         Path | None, Setting("folder of metric logs", variable="METRICS_LOCATION", in_file=False)
     ] = None
-    sm_telemetry_log: Annotated[
-        bool, Setting("any value: telemetry lines", variable="SM_TELEMETRY_LOG", in_file=False)
-    ] = False
     cache_dir: Annotated[
         Path,
         Setting("unpacked archives, prepared models, environments; default: below `TEMP` if set,"
@@ -314,6 +312,13 @@ IGNORED: dict[str, str] = dict.fromkeys(
     "model_server_home": "Flambeau is found where it is installed",
 }
 """Keys of TorchServe's that can have no effect here, and why."""
+
+IGNORED_VARIABLES: dict[str, str] = {
+    "TS_MODEL_SERVER_HOME": IGNORED["model_server_home"],
+    "SM_TELEMETRY_LOG": "SageMaker's telemetry lines are not written",
+    "TS_BENCHMARK": "workers are profiled from outside, for example with py-spy",
+}
+"""Environment variables of TorchServe's that have no effect here, and why (section 2.6)."""
 
 SILENT = frozenset(["version", "tsConfigFile"])
 """What TorchServe writes into a snapshot file and nobody sets."""
