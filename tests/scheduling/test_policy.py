@@ -2,7 +2,7 @@
 
 import pytest
 
-from flambeau.scheduling.policy import MAX_BATCH_BYTES, Room, Waiting, decide
+from flambeau.scheduling.policy import MAX_BATCH_BYTES, QUIET_SECONDS, Room, Waiting, decide
 
 NEW = Waiting(settled=False, attempts=0, deadline=None)
 GONE = Waiting(settled=True, attempts=0, deadline=None)
@@ -69,19 +69,22 @@ def test_company(waiting: list[Waiting], busy: bool, joining: bool, run: list[in
     assert decide(waiting, 10.0, room).run == run
 
 
-SOON = NEW._replace(arrived=9.5)
+SOON = NEW._replace(arrived=9.995)
+QUIET = NEW._replace(arrived=9.5)
 LONG_AGO = NEW._replace(arrived=8.0)
 
 
 @pytest.mark.parametrize(
     ("waiting", "run", "again_at"),
     [
-        ([SOON], [], 10.5),
+        ([SOON], [], 9.995 + QUIET_SECONDS),
+        ([QUIET], [0], None),
+        ([SOON._replace(arrived=9.01), SOON], [0, 1], None),
         ([SOON, SOON], [0, 1], None),
         ([LONG_AGO], [0], None),
         ([LONG_AGO, GONE, SOON], [0, 2], None),
-        ([SOON, GONE, LATE], [], 10.5),
-        ([GONE, LATE, SOON], [], 10.5),
+        ([SOON, GONE, LATE], [], 9.995 + QUIET_SECONDS),
+        ([GONE, LATE, SOON], [], 9.995 + QUIET_SECONDS),
         ([SOON, RETRY], [0], None),
         ([RETRY], [0], None),
         ([SOON._replace(size=MAX_BATCH_BYTES + 1), SOON], [0], None),
@@ -89,13 +92,21 @@ LONG_AGO = NEW._replace(arrived=8.0)
     ],
 )
 def test_holding_back(waiting: list[Waiting], run: list[int], again_at: float | None) -> None:
-    """A batch of 2 that is not full goes once its oldest entry has waited for a second."""
+    """A batch of 2 that is not full goes once nobody has come for a moment."""
     decision = decide(waiting, 10.0, Room(0, 2, wait=1.0))
     assert (decision.run, decision.again_at) == (run, again_at)
     assert sorted([*decision.run, *decision.expired, *decision.forget]) == list(
         range(decision.decided())
     )
     assert decide(waiting, 10.0, Room(0, 2, joining=True, wait=1.0)).again_at is None
+
+
+def test_company_that_keeps_coming_has_an_end() -> None:
+    """However many come, the batch goes once its oldest entry has waited for as long as allowed."""
+    old = NEW._replace(arrived=9.005)
+    held = decide([old, SOON], 10.0, Room(0, 8, wait=1.0))
+    assert (held.run, held.again_at) == ([], 10.005)
+    assert decide([old, SOON], 10.005, Room(0, 8, wait=1.0)).run == [0, 1]
 
 
 def test_decided_entries_are_the_head_of_the_queue() -> None:

@@ -1,8 +1,9 @@
 """The batch policy: a pure function of what waits, the time and the limits. No clock, no I/O.
 
 Work-conserving: whenever a worker is free and something waits, a batch goes out. Only a model whose
-owner asks for it, by a `maxBatchDelay` of his own, holds a batch that is not full back in the hope
-of company, until its oldest request has waited that long (contract.md section 5.14).
+owner asks for it, by a `maxBatchDelay` of their own, holds a batch that is not full back: for as
+long as company keeps coming, and no longer than its oldest request may wait (contract.md section
+5.14; TorchServe makes a lone request wait the whole delay).
 """
 
 from collections.abc import Iterable
@@ -10,6 +11,9 @@ from typing import NamedTuple
 
 MAX_BATCH_BYTES = 64 * 1024 * 1024
 """Bytes of all bodies of a batch; a larger one runs alone."""
+
+QUIET_SECONDS = 0.02
+"""When nobody has come for so long, nobody is taken to be coming."""
 
 
 class Waiting(NamedTuple):
@@ -30,8 +34,9 @@ class Waiting(NamedTuple):
 class Room(NamedTuple):
     """What a worker can take now: `size` more entries.
 
-    `wait`: seconds for which a batch that is not full may be held back. `busy`: it runs other batches at the same time. `joining`: the entries would join a batch that
-    runs (continuous batching).
+    `wait`: seconds for which a batch that is not full may be held back, at most. `busy`: it runs
+    other batches at the same time. `joining`: the entries would join a batch that runs (continuous
+    batching).
     """
 
     worker: int
@@ -66,7 +71,7 @@ def decide(waiting: Iterable[Waiting], now: float, room: Room) -> Decision:
     """
     decision = Decision([], [], [])
     size = 0
-    go_at = now
+    go_at = latest = now
     for index, entry in enumerate(waiting):
         if entry.settled:
             decision.forget.append(index)
@@ -83,8 +88,9 @@ def decide(waiting: Iterable[Waiting], now: float, room: Room) -> Decision:
             if decision.run and size > MAX_BATCH_BYTES:
                 go_at = now
                 break
-            if not decision.run and room.wait and not room.joining:
-                go_at = entry.arrived + room.wait
+            if room.wait and not room.joining:
+                latest = latest if decision.run else entry.arrived + room.wait
+                go_at = min(latest, entry.arrived + QUIET_SECONDS)
             decision.run.append(index)
             if len(decision.run) == room.size:
                 go_at = now

@@ -82,7 +82,7 @@ class ModelOptions(msgspec.Struct, frozen=True):
 
     @property
     def batch_wait(self) -> float:
-        """Seconds for which a batch that is not full is held back (section 5.14).
+        """Seconds for which a batch that is not full may be held back, at most (section 5.14).
 
         None by TorchServe's default, which says nothing of what the model's owner wants.
         """
