@@ -105,8 +105,10 @@ class ContinuousBatch(Batch):
     @override
     def done(self, handler_seconds: float, *, again: bool) -> bool:
         for index, entry in enumerate(self.entries):
-            if index not in self._heard or not again:
+            if index not in self._heard:
                 entry.fail(_forgotten())
+            elif not again:
+                entry.fail(FlambeauError(ErrorKind.WORKER_DIED, "Worker died.", retry_after=1))
         staying = [entry for entry in self.entries if not entry.settled]
         self._batcher.ran(self, handler_seconds, finished=not staying)
         if not staying:

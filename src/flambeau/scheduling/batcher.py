@@ -123,6 +123,9 @@ class Batcher:
         """A run of a batch is over."""
         self.source.ran(batch.entries, self._clock())
         self.on_batch(batch, handler_seconds)
+        for entry in batch.entries:
+            if entry.settled:
+                entry.on_left = None  # no cycle: bodies are freed at once
         if finished:
             self._running.discard(batch)
 
@@ -139,9 +142,9 @@ class Batcher:
         state_lost = batch.slot.pid < 0
         again: list[Entry] = []
         for entry in batch.entries:
+            entry.on_left = None
             retriable = not (alone_too_slow or entry.streaming or entry.sequence)
             if retriable and not entry.settled and entry.attempts < MAX_ATTEMPTS:
-                entry.on_left = None
                 again.append(entry)
             elif entry.sequence is not None and state_lost:
                 entry.fail(sequence_lost(entry.sequence.id, error))
@@ -180,5 +183,5 @@ class Batcher:
 
 def sequence_lost(sequence: str, error: FlambeauError) -> FlambeauError:
     """The error of a request whose sequence has lost its state together with its worker."""
-    text = f"{error.message} The state of sequence {sequence} is lost: start a new sequence."
+    text = f"{error.message.rstrip('.')}. The state of sequence {sequence} is lost: start a new sequence."
     return FlambeauError(error.kind, text)

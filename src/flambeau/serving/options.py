@@ -84,9 +84,11 @@ class ModelOptions(msgspec.Struct, frozen=True):
     def batch_wait(self) -> float:
         """Seconds for which a batch that is not full may be held back, at most (section 5.14).
 
-        None by TorchServe's default, which says nothing of what the model's owner wants.
+        None by TorchServe's default, which says nothing of what the model's owner wants, and none
+        where nobody chose a batch size.
         """
-        return 0 if self.max_batch_delay == DEFAULT_DELAY_MS else self.max_batch_delay / 1000
+        asked = self.batch_size > 1 and self.max_batch_delay != DEFAULT_DELAY_MS
+        return self.max_batch_delay / 1000 if asked else 0
 
     @property
     def concurrency(self) -> int:
