@@ -71,11 +71,10 @@ class HttpProtocol(Protocol):
         """The endpoint for a request, if the path is this protocol's."""
 
 
-def method_not_allowed(
-    message: str = "Requested method is not allowed, please refer to API document.",
-) -> FlambeauError:
-    """The error for a known path with the wrong method."""
-    return FlambeauError(ErrorKind.METHOD_NOT_ALLOWED, message)
+def method_not_allowed(reason: str = "") -> FlambeauError:
+    """The error for a known path with the wrong method: TorchServe's sentence, and our reason."""
+    text = "Requested method is not allowed, please refer to API document."
+    return FlambeauError(ErrorKind.METHOD_NOT_ALLOWED, f"{text} {reason}".rstrip())
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
