@@ -15,6 +15,8 @@ import pytest
 
 from flambeau.testing.waiting import wait_until
 from tests.e2e.peer import NEEDS_TORCHSERVE, VENV, answer_of, free_port
+from tests.e2e.test_built_in_handlers import MODELS
+from tests.e2e.test_stock_handler_served import STOCK, pack_stock
 
 pytestmark = [
     *NEEDS_TORCHSERVE,
@@ -159,7 +161,7 @@ def weights(scripted: bool) -> bytes:
 
 
 def write_store(store: Path) -> list[str]:
-    """Twenty archives; returns the names of those that can answer."""
+    """At least twenty archives; returns the names of those that can answer."""
     archives = Archives(store)
     archives.mar("function", FUNCTION.format(name="function"))
     archives.mar("module", FUNCTION.format(name="module"), "module_handler")
@@ -180,14 +182,28 @@ def write_store(store: Path) -> list[str]:
     archives.folder("unpacked", FUNCTION.format(name="unpacked"))
     archives.mar("versions", FUNCTION.format(name="versions"))
     archives.mar("dotted.name-2", FUNCTION.format(name="dotted.name-2"))
-    archives.mar("helper", "import json\n" + CLASS.format(name="helper"))
+    write_built_in(store)
+    if STOCK.is_file():
+        pack_stock(store.parent / "models", store, "text-classification", "auto")
+    else:
+        archives.mar("another", CLASS.format(name="another"))
     good = [path.name.removesuffix(".tar.gz").removesuffix(".mar") for path in store.iterdir()]
     archives.mar("never_ready", NEVER_READY.format(name="never_ready"))
     archives.mar("needs_much", NEEDS_MUCH.format(name="needs_much"))
     archives.mar("goes_away", FUNCTION.format(name="goes_away"))
     archives.mar("gets_broken", FUNCTION.format(name="gets_broken"))
-    assert len(list(store.iterdir())) == 20
+    assert len(list(store.iterdir())) >= 20
     return good
+
+
+def write_built_in(store: Path) -> None:
+    """An archive that names a handler of TorchServe's own, and carries none."""
+    handler, files, keys = MODELS["text_classifier"]
+    model = {"modelName": "built_in", "modelVersion": "1.0", "handler": handler, **keys}
+    with zipfile.ZipFile(store / "built_in.mar", "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+        archive.writestr("MAR-INF/MANIFEST.json", json.dumps({"model": model}))
 
 
 class Running:
@@ -279,7 +295,11 @@ def test_a_store_moves_by_torchserves_snapshot(moved: tuple[str, str, Running]) 
     names = {each["modelName"] for each in listed}
     assert len(names) >= 19
     assert {"goes_away", "gets_broken"}.isdisjoint(names)
-    for name in sorted(names - {"never_ready", "needs_much"}):
+    assert answer_of(inference, "built_in", 60).json().keys() == {"yes", "no"}
+    stock = "sequence_classification_auto"
+    if stock in names:
+        assert answer_of(inference, stock, 60).text in ("Accepted", "Not Accepted")
+    for name in sorted(names - {"never_ready", "needs_much", "built_in", stock}):
         said = {"renamed": "function", "versions": "versions 2"}.get(name, name)
         assert answer_of(inference, name, 60).text == f"{said} says carry on"
     first = httpx.post(
