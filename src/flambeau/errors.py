@@ -50,6 +50,10 @@ class ErrorKind(StrEnum):
     INTERNAL = "internal"
 
 
+WORKER_DIED = "Worker died."
+"""All that TorchServe tells a client of a worker that crashed or was too slow; the log has more."""
+
+
 class FlambeauError(Exception):
     """Base of all errors that Flambeau raises on purpose.
 

@@ -120,7 +120,7 @@ def load(tmp_path: Path) -> LoadArchive:
         if config is not None:
             contents["model-config.yaml"] = config
             model["configFile"] = "model-config.yaml"
-        contents["MAR-INF/MANIFEST.json"] = json.dumps({"model": model})
+        contents.setdefault("MAR-INF/MANIFEST.json", json.dumps({"model": model}))
         model_dir = tmp_path / "archive"
         for name, content in contents.items():
             target = model_dir / name

@@ -71,6 +71,16 @@ def test_load_gives_the_context_its_facts(load: Load) -> None:
     }
 
 
+def test_a_manifest_with_a_byte_order_mark(load: Load) -> None:
+    """What the server reads, the worker reads: one reader for both."""
+    source = (
+        "def handle(data, context):\n  return [context.manifest['model']['x']] * len(data or [])"
+    )
+    text = '\ufeff{"model": {"x": 1.0}}'
+    served = load({"my_handler.py": source, "MAR-INF/MANIFEST.json": text})
+    assert served.answer(b"") == [b"1.0"]
+
+
 def test_headers_of_the_request(load: Load) -> None:
     """Headers are found in any case one by one, and are a plain dict together; ids are by row."""
     served = load("""

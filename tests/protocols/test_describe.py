@@ -1,7 +1,5 @@
 """Describe calls: what the server knows, and what the handler tells (contract.md section 6.3)."""
 
-import asyncio
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from flambeau.telemetry.gpu import gpu_usage
+from flambeau.telemetry.gpu import read_gpus
 from flambeau.testing.echo import Gate, describe, predict, register, write_model
 from flambeau.testing.server import RunningServer, running_server
 from flambeau.testing.waiting import wait_until
@@ -155,15 +153,14 @@ def _pending(server: RunningServer) -> object:
 
 
 def test_gpu_usage_is_the_vendor_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One line of text from `nvidia-smi`; N/A where there is none, or it fails."""
+    """One line of text from `nvidia-smi`; nothing where there is none, or it fails."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert asyncio.run(gpu_usage(1)) == "N/A"
+    assert read_gpus() == {}
     command = tmp_path / "nvidia-smi"
-    command.write_text("#!/bin/sh\necho '7, 2, 931'\n")
+    command.write_text("#!/bin/sh\necho '1, 7, 2, 931'\n")
     command.chmod(0o755)
-    assert asyncio.run(gpu_usage(1)) == (
-        "gpuId::1 utilization.gpu::7 % utilization.memory::2 % memory.used::931 MiB"
-    )
+    assert {index: str(usage) for index, usage in read_gpus().items()} == {
+        1: "gpuId::1 utilization.gpu::7 % utilization.memory::2 % memory.used::931 MiB"
+    }
     command.write_text("#!/bin/sh\nexit 9\n")
-    assert asyncio.run(gpu_usage(0)) == "N/A"
-    assert os.environ["PATH"] == str(tmp_path)
+    assert read_gpus() == {}

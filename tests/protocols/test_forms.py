@@ -1,12 +1,15 @@
 """Body forms to fields, beyond what one request through a server shows."""
 
+import asyncio
+
 import pytest
 
 from flambeau.errors import FlambeauError
-from flambeau.protocols.forms import MAX_PARTS, read_fields
+from flambeau.protocols.forms import MAX_PARTS, read_fields, split_body
 from flambeau.types import Field
 
 FORM = "application/x-www-form-urlencoded"
+MULTIPART = "multipart/form-data; boundary=B"
 
 
 @pytest.mark.parametrize(
@@ -87,3 +90,16 @@ def test_the_number_of_fields_has_a_limit(count: int) -> None:
                 read_fields(content_type, body)
         else:
             assert len(read_fields(content_type, body)) == count
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "field"),
+    [
+        (FORM, b"a=" + b"%41" * 70_000, Field("a", "", b"A" * 70_000)),
+        (MULTIPART, part("a", b"x" * 70_000) + b"--B--", Field("a", "", b"x" * 70_000)),
+        ("text/plain", b"x" * 70_000, Field("body", "text/plain", b"x" * 70_000)),
+    ],
+)
+def test_large_bodies(content_type: str, body: bytes, field: Field) -> None:
+    """A large form is split beside the event loop, with the same result."""
+    assert asyncio.run(split_body(content_type, body)) == [field]

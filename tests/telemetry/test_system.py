@@ -1,6 +1,5 @@
 """Metrics of the machine (section 7.3)."""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,46 +61,21 @@ def test_they_can_be_off(tmp_path: Path) -> None:
         assert not NAMES & families(running).keys()
 
 
-NVML = """
-class NVMLError(Exception):
-    pass
-
-class Numbers:
-    used = 512 * 1024**2
-    memory = 5
-
-def nvmlInit():
-    pass
-
-def nvmlDeviceGetCount():
-    return 4
-
-def nvmlDeviceGetHandleByIndex(index):
-    if index == 1:
-        raise NVMLError
-    return index
-
-def nvmlDeviceGetMemoryInfo(handle):
-    return Numbers
-
-def nvmlDeviceGetUtilizationRates(handle):
-    rates = Numbers()
-    rates.gpu = 10 * handle
-    return rates
-"""
-
-
 def test_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three metrics a device through NVML, where its binding is installed; no more devices than
-    `number_of_gpu`. A device that cannot be read is left out. (The binding here is a stand-in.)"""
-    (tmp_path / "pynvml.py").write_text(NVML)
-    monkeypatch.syspath_prepend(tmp_path)
+    """Three metrics a device, as `nvidia-smi` tells them; no more devices than `number_of_gpu`.
+    A device that cannot be read, or does not tell, is left out. (The command is a stand-in.)"""
+    command = tmp_path / "nvidia-smi"
+    command.write_text(
+        "#!/bin/sh\necho '0, 0, 5, 512'\necho 'GPU 1 is lost'\n"
+        "echo '2, 20, [N/A], 512'\necho '3, 30, 5, 512'\nexit 15\n"
+    )
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     (tmp_path / "store").mkdir()
     with running_server(tmp_path / "store", tmp_path / "cache", number_of_gpu=3) as running:
         wait_until(lambda: "GPUUtilization" in families(running), 20)
         found = families(running)
-    sys.modules.pop("pynvml", None)
-    devices = [(f"DeviceId={index}", *HOST) for index in (0, 2)]
-    assert found["GPUMemoryUtilization"] == dict.fromkeys(devices, 5)
-    assert found["GPUMemoryUsed"] == dict.fromkeys(devices, 512)
-    assert found["GPUUtilization"] == dict(zip(devices, (0, 20), strict=True))
+    first, third = ((f"DeviceId={index}", *HOST) for index in (0, 2))
+    assert found["GPUMemoryUtilization"] == {first: 5}
+    assert found["GPUMemoryUsed"] == {first: 512, third: 512}
+    assert found["GPUUtilization"] == {first: 0, third: 20}

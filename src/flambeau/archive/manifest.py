@@ -1,6 +1,7 @@
 """`MAR-INF/MANIFEST.json`: what an archive says about itself (contract.md section 1.4)."""
 
 import json
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Literal, get_args
@@ -88,13 +89,7 @@ def decode_manifest(text: bytes) -> Manifest:
     Unknown keys are ignored and `null` counts as absent. A number where a text belongs keeps its
     spelling (`"modelVersion": 1.0` is version `1.0`), as in TorchServe. Raises `ArchiveError`.
     """
-    try:
-        record = json.loads(text.decode("utf-8-sig"), parse_int=str, parse_float=str)
-    except (ValueError, RecursionError) as error:
-        raise ArchiveError(f"{MANIFEST_PATH} is not valid JSON: {error}") from error
-    record = _without_nulls(record)
-    if not isinstance(record, dict):
-        raise ArchiveError(f"{MANIFEST_PATH} is not a JSON object")
+    record = _without_nulls(_json_object(text, numbers=str))
     if "model" not in record:
         raise ManifestError(
             "Missing Model entry in manifest file.",
@@ -118,9 +113,27 @@ def read_manifest(model_dir: Path) -> Manifest:
     Every file that the manifest names must be a file of `model_dir` itself (promises.md R5).
     Raises `ArchiveError` if one is not, or if the manifest cannot be read.
     """
+    text = _read(model_dir)
+    if text is None:
+        return Manifest()
+    manifest = decode_manifest(text)
+    _check_files(manifest.model, model_dir)
+    return manifest
+
+
+def read_manifest_document(model_dir: Path) -> dict[str, object] | None:
+    """Read a manifest as its author wrote it, as handlers see it; None if there is none.
+
+    Raises `ArchiveError` if it is no JSON object or cannot be read.
+    """
+    text = _read(model_dir)
+    return None if text is None else _json_object(text)
+
+
+def _read(model_dir: Path) -> bytes | None:
     path = model_dir / MANIFEST_PATH
     if not path.exists():
-        return Manifest()
+        return None
     if not path.is_file():
         raise ArchiveError(f"{MANIFEST_PATH} is not a file")
     try:
@@ -130,9 +143,19 @@ def read_manifest(model_dir: Path) -> Manifest:
         raise ArchiveError(f"{MANIFEST_PATH} cannot be read: {error.strerror}") from error
     if len(text) > _MAX_BYTES:
         raise ArchiveError(f"{MANIFEST_PATH} is larger than {_MAX_BYTES} bytes")
-    manifest = decode_manifest(text)
-    _check_files(manifest.model, model_dir)
-    return manifest
+    return text
+
+
+def _json_object(text: bytes, numbers: Callable[[str], object] | None = None) -> dict[str, object]:
+    try:
+        record: object = json.loads(
+            text.decode("utf-8-sig"), parse_int=numbers, parse_float=numbers
+        )
+    except (ValueError, RecursionError) as error:
+        raise ArchiveError(f"{MANIFEST_PATH} is not valid JSON: {error}") from error
+    if not isinstance(record, dict):
+        raise ArchiveError(f"{MANIFEST_PATH} is not a JSON object")
+    return record
 
 
 def write_manifest(model_dir: Path, text: bytes) -> None:
@@ -171,7 +194,9 @@ def _check_files(model: ModelSection, model_dir: Path) -> None:
             )
 
 
-def _without_nulls(value: object) -> object:
-    if isinstance(value, dict):
-        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
-    return value
+def _without_nulls(record: dict[str, object]) -> dict[str, object]:
+    return {
+        key: _without_nulls(value) if isinstance(value, dict) else value
+        for key, value in record.items()
+        if value is not None
+    }

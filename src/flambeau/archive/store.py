@@ -14,11 +14,9 @@ import msgspec
 from flambeau.archive.cache import ArchiveCache, CacheBounds
 from flambeau.archive.entries import Limits
 from flambeau.archive.manifest import MANIFEST_PATH, Manifest, ManifestError, read_manifest
-from flambeau.archive.names import check_name, default_model_name, shown
+from flambeau.archive.names import shown
 from flambeau.archive.unpack import UnpackedFile, extract, open_archive
 from flambeau.errors import ArchiveError, ErrorKind
-
-__all__ = ["ModelStore", "OpenedArchive", "check_name", "default_model_name"]
 
 logger = logging.getLogger(__name__)
 

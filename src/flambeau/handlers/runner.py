@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import copy
 import inspect
-import json
 import logging
 import os
 import sys
@@ -14,6 +13,7 @@ from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any, Self
 
+from flambeau.archive.manifest import read_manifest_document
 from flambeau.archive.yaml_config import read_yaml
 from flambeau.errors import ArchiveError, LoadError
 from flambeau.handlers import removed_calls
@@ -84,7 +84,7 @@ class Runner:
 
     @classmethod
     def _load(cls, load: Load, model_dir: Path) -> Self:
-        manifest = _read_manifest(model_dir)
+        manifest: dict[str, Any] | None = read_manifest_document(model_dir)
         config = _read_model_config(model_dir, manifest)
         metrics = MetricsCacheYamlImpl(model_name=load.name)
         metrics.set_request_ids(str(uuid.uuid4()))
@@ -251,20 +251,6 @@ def _is_native(instance: Any) -> bool:
     """Whether a handler object is our Transformers handler, or a user's class derived from it."""
     native = sys.modules.get("flambeau.handlers.native")  # who derives from it has imported it
     return native is not None and isinstance(instance, native.TransformersHandler)
-
-
-def _read_manifest(model_dir: Path) -> dict[str, Any] | None:
-    """The archive's manifest as it is, or None without one."""
-    path = model_dir / "MAR-INF" / "MANIFEST.json"
-    if not path.is_file():
-        return None
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise LoadError(f"MAR-INF/MANIFEST.json is not valid JSON: {error}") from error
-    if not isinstance(manifest, dict):
-        raise LoadError("MAR-INF/MANIFEST.json must hold a JSON object.")
-    return manifest
 
 
 def _read_model_config(model_dir: Path, manifest: dict[str, Any] | None) -> dict[str, Any]:

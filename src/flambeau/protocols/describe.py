@@ -1,11 +1,13 @@
 """One model as a describe call shows it (contract.md section 6.3)."""
 
+import asyncio
 import datetime
 import time
+from collections.abc import Mapping
 
 from flambeau.serving.served_model import ServedModel
 from flambeau.supervisor.slot import Slot, SlotState
-from flambeau.telemetry.gpu import gpu_usage
+from flambeau.telemetry.gpu import NO_USAGE, GpuUsage, read_gpus
 
 _STATUS = {
     SlotState.IDLE: "READY",
@@ -22,12 +24,14 @@ async def describe_model(model: ServedModel, *, at_startup: bool) -> dict[str, o
 
     `at_startup` says whether a model of this name was loaded when the server started.
     """
+    slots = model.pool.active()
+    gpus = await asyncio.to_thread(read_gpus) if any(slot.gpus for slot in slots) else {}
     options, load, sequences = model.options, model.pool.options.load, model.options.sequences
     document: dict[str, object] = {
         "modelName": model.key.name,
         "modelVersion": model.key.version,
         "modelUrl": model.registration.url,
-        "runtime": model.registration.runtime or model.archive.manifest.runtime,
+        "runtime": model.archive.manifest.runtime,
         "minWorkers": model.minimum,
         "maxWorkers": model.maximum,
         "batchSize": model.batcher.batch_size,
@@ -52,7 +56,7 @@ async def describe_model(model: ServedModel, *, at_startup: bool) -> dict[str, o
         "maxNumSequence": sequences.max_number,
         "maxSequenceJobQueueSize": sequences.queue_size,
         "loadedAtStartup": at_startup,
-        "workers": [await _worker(slot) for slot in model.pool.active()],
+        "workers": [_worker(slot, gpus) for slot in slots],
         "jobQueueStatus": {
             "remainingCapacity": max(model.queue.capacity - len(model.queue), 0),
             "pendingRequests": len(model.queue),
@@ -62,7 +66,7 @@ async def describe_model(model: ServedModel, *, at_startup: bool) -> dict[str, o
     return document
 
 
-async def _worker(slot: Slot) -> dict[str, object]:
+def _worker(slot: Slot, gpus: Mapping[int, GpuUsage]) -> dict[str, object]:
     age = time.monotonic() - slot.started_at
     started = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=age)
     document: dict[str, object] = {
@@ -72,7 +76,7 @@ async def _worker(slot: Slot) -> dict[str, object]:
         "memoryUsage": slot.memory_bytes(),
         "pid": slot.pid,
         "gpu": bool(slot.gpus),
-        "gpuUsage": await gpu_usage(slot.gpus[0]) if slot.gpus else "N/A",
+        "gpuUsage": str(gpus.get(slot.gpus[0], NO_USAGE)) if slot.gpus else NO_USAGE,
     }
     if slot.error is not None:
         document["error"] = slot.error.message

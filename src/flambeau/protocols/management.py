@@ -22,7 +22,6 @@ from flambeau.serving.management import Management
 from flambeau.serving.options import Registration
 
 PAGE = 100
-RUNTIMES = ("python", "python3")
 Answer = tuple[int, object]
 Action = Callable[[Parameters], Awaitable[Answer]]
 
@@ -116,15 +115,11 @@ class ManagementApi:
     async def _register(self, parameters: Parameters) -> Answer:
         if "url" not in parameters:
             raise FlambeauError(ErrorKind.INVALID_INPUT, "Parameter url is required.")
-        runtime = parameters.get("runtime", "")
-        if runtime and runtime not in RUNTIMES:
-            text = f"Invalid RuntimeType value: {runtime}"
-            raise FlambeauError(ErrorKind.INVALID_INPUT, text)
         registration = Registration(
             parameters["url"],
             model_name=parameters.get("model_name", ""),
             handler=parameters.get("handler", ""),
-            runtime=runtime,
+            runtime=parameters.get("runtime", ""),
             batch_size=natural(parameters, "batch_size"),
             max_batch_delay=natural(parameters, "max_batch_delay"),
             initial_workers=natural(parameters, "initial_workers"),

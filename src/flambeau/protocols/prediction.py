@@ -12,7 +12,7 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 
 from flambeau.errors import FlambeauError, PredictionError
-from flambeau.protocols.forms import read_fields
+from flambeau.protocols.forms import split_body
 from flambeau.protocols.http import (
     Endpoint,
     header,
@@ -72,7 +72,7 @@ class Predictor:
     async def fields(self, call: Call, scope: Scope, receive: Receive) -> list[Field]:
         """Read the body within the limit, and split it; query parameters come first."""
         body = await read_body(scope, receive, self._limit)
-        fields = read_fields(header(scope, b"content-type"), body)
+        fields = await split_body(header(scope, b"content-type"), body)
         if call.query_fields:
             return [Field(name, "", value) for name, value in query_parameters(scope)] + fields
         return fields

@@ -9,10 +9,7 @@ back.
 import json
 from typing import NamedTuple
 
-from flambeau.errors import ErrorKind, FlambeauError, PredictionError
-
-WORKER_DIED = "Worker died."
-"""All that TorchServe says of a worker that crashed or was too slow; its log has the reason."""
+from flambeau.errors import WORKER_DIED, ErrorKind, FlambeauError, PredictionError
 
 
 class HttpError(NamedTuple):

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
-from flambeau.errors import ErrorKind, FlambeauError
+from flambeau.errors import WORKER_DIED, ErrorKind, FlambeauError
 from flambeau.scheduling.policy import Room
 from flambeau.scheduling.queue import Entry
 from flambeau.supervisor.slot import Slot
@@ -108,7 +108,7 @@ class ContinuousBatch(Batch):
             if index not in self._heard:
                 entry.fail(_forgotten())
             elif not again:
-                entry.fail(FlambeauError(ErrorKind.WORKER_DIED, "Worker died.", retry_after=1))
+                entry.fail(FlambeauError(ErrorKind.WORKER_DIED, WORKER_DIED, retry_after=1))
         staying = [entry for entry in self.entries if not entry.settled]
         self._batcher.ran(self, handler_seconds, finished=not staying)
         if not staying:

@@ -10,10 +10,11 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from flambeau.errors import ErrorKind, FlambeauError
+from flambeau.errors import WORKER_DIED, ErrorKind, FlambeauError
 from flambeau.scheduling.batch import Batch, ContinuousBatch
 from flambeau.scheduling.policy import Room
 from flambeau.scheduling.queue import MAX_ATTEMPTS, Entry, Source
+from flambeau.scheduling.sequences import sequence_lost
 from flambeau.supervisor.pool import Pool, no_worker_error
 from flambeau.supervisor.slot import Slot
 
@@ -171,7 +172,7 @@ class Batcher:
         return joinable + sum(slot.room() for slot in self._pool.with_room())
 
     def _worker_gone(self, slot: Slot) -> None:
-        error = FlambeauError(ErrorKind.WORKER_DIED, "Worker died.")
+        error = FlambeauError(ErrorKind.WORKER_DIED, WORKER_DIED)
         for entry in self.source.worker_gone(slot.number):
             assert entry.sequence is not None, "stateless requests can be answered by any worker"
             entry.fail(sequence_lost(entry.sequence.id, error))
@@ -179,9 +180,3 @@ class Batcher:
     def _too_late(self) -> FlambeauError:
         text = f'Model "{self._name}" had no free worker before the request\'s time-out'
         return FlambeauError(ErrorKind.TIMEOUT, f"{text} (clientTimeoutInMills)", retry_after=1)
-
-
-def sequence_lost(sequence: str, error: FlambeauError) -> FlambeauError:
-    """The error of a request whose sequence has lost its state together with its worker."""
-    text = f"{error.message.rstrip('.')}. The state of sequence {sequence} is lost: start a new sequence."
-    return FlambeauError(error.kind, text)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from flambeau.errors import ErrorKind, FlambeauError
+from flambeau.errors import WORKER_DIED, ErrorKind, FlambeauError
 from flambeau.scheduling.policy import Room, decide
 from flambeau.scheduling.queue import Entry, RequestQueue, Taken, policy_view
 
@@ -183,8 +183,7 @@ class SequenceQueue:
         if name in self._lost:
             del self._lost[name]
             if not told_to_start:
-                text = f"Worker died. The state of sequence {name} is lost: start a new sequence."
-                raise FlambeauError(ErrorKind.WORKER_DIED, text)
+                raise sequence_lost(name, FlambeauError(ErrorKind.WORKER_DIED, WORKER_DIED))
         if len(self._open) >= self._rules.max_number:
             for old in [each for each in self._open.values() if each.is_over(now, self._rules)]:
                 del self._open[old.name]
@@ -217,3 +216,11 @@ class SequenceQueue:
         mine = [each for each in self._open.values() if each.owner == worker]
         ready = [each for each in mine if each.waiting and not each.held]
         return sorted(ready, key=lambda each: each.waiting[0].arrived)
+
+
+def sequence_lost(name: str, error: FlambeauError) -> FlambeauError:
+    """The error of a request whose sequence has lost its state together with its worker."""
+    text = (
+        f"{error.message.rstrip('.')}. The state of sequence {name} is lost: start a new sequence."
+    )
+    return FlambeauError(error.kind, text)

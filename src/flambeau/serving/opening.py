@@ -11,7 +11,8 @@ import msgspec
 from flambeau.archive.addresses import is_address
 from flambeau.archive.fetch import FetchRules, fetch
 from flambeau.archive.manifest import Runtime
-from flambeau.archive.store import ModelStore, OpenedArchive, check_name, default_model_name
+from flambeau.archive.names import check_name, default_model_name
+from flambeau.archive.store import ModelStore, OpenedArchive
 from flambeau.config import ServerConfig
 from flambeau.errors import ArchiveError, ErrorKind, FlambeauError
 from flambeau.ipc.messages import Load
@@ -54,10 +55,14 @@ class Opener:
         `saved` is what a snapshot says of the model; `in_use` says whether a model is served from
         a file of the store. The caller must `release` the model when its workers are gone.
         """
+        runtime = _runtime(registration.runtime)
         path = await self._locate(registration, saved, in_use)
         archive = await asyncio.to_thread(self._store.open, path)
         try:
             registration = msgspec.structs.replace(registration, source=str(path))
+            if runtime is not None:
+                manifest = msgspec.structs.replace(archive.manifest, runtime=runtime)
+                archive = msgspec.structs.replace(archive, manifest=manifest)
             return await self._build(registration, archive, saved)
         except BaseException:
             self._store.release(archive)
@@ -92,7 +97,11 @@ class Opener:
     async def _build(
         self, registration: Registration, archive: OpenedArchive, saved: SavedModel | None
     ) -> ServedModel:
-        archive = _with_runtime(archive, registration.runtime)
+        if archive.manifest.runtime == "LSP":
+            raise ArchiveError(
+                "The runtime LSP (TorchServe's C++ workers) is not supported; pack the model for"
+                " Python."
+            )
         key = _key(registration, archive)
         from_yaml = await asyncio.to_thread(
             read_model_yaml, archive.model_dir, archive.manifest.model.config_file
@@ -164,18 +173,13 @@ def _key(registration: Registration, archive: OpenedArchive) -> ModelKey:
     return ModelKey(name, version)
 
 
-def _with_runtime(archive: OpenedArchive, runtime: str) -> OpenedArchive:
-    """The archive with the runtime that was asked for instead of its own."""
-    manifest = archive.manifest
-    if runtime:
-        try:
-            manifest = msgspec.structs.replace(manifest, runtime=msgspec.convert(runtime, Runtime))
-        except msgspec.ValidationError:
-            raise FlambeauError(
-                ErrorKind.INVALID_INPUT, f"Invalid RuntimeType value: {runtime}"
-            ) from None
-    if manifest.runtime == "LSP":
-        raise ArchiveError(
-            "The runtime LSP (TorchServe's C++ workers) is not supported; pack the model for Python."
-        )
-    return msgspec.structs.replace(archive, manifest=manifest)
+def _runtime(text: str) -> Runtime | None:
+    """The runtime that was asked for in place of the archive's own, None for "" (section 6.4)."""
+    if not text:
+        return None
+    try:
+        runtime: Runtime = msgspec.convert(text, Runtime)
+    except msgspec.ValidationError:
+        told = f"Invalid RuntimeType value: {text}"
+        raise FlambeauError(ErrorKind.INVALID_INPUT, told) from None
+    return runtime

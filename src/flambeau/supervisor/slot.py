@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from flambeau.errors import ErrorKind, FlambeauError, LoadError
+from flambeau.errors import WORKER_DIED, ErrorKind, FlambeauError, LoadError
 from flambeau.ipc.messages import Log, Measured
 from flambeau.supervisor.process import Worker, describe_exit
 from flambeau.types import Chunk, InferenceRequest
@@ -312,8 +312,7 @@ class Slot:
     def _death(self, *, timed_out: bool) -> FlambeauError:
         if timed_out:
             return self._timed_out("its worker was replaced")
-        # TorchServe's words; the log has the rest
-        return FlambeauError(ErrorKind.WORKER_DIED, "Worker died.", retry_after=1)
+        return FlambeauError(ErrorKind.WORKER_DIED, WORKER_DIED, retry_after=1)
 
     def _timed_out(self, outcome: str) -> FlambeauError:
         options = self._pool.options
