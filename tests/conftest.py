@@ -3,10 +3,15 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx._config
 import pytest
 
 from flambeau.testing.echo import Gate, register, write_model
 from flambeau.testing.server import RunningServer, running_server
+
+# Calls that name no time-out wait for longer than httpx's 5 s: a loaded machine is no failure.
+_patience = httpx._config.DEFAULT_TIMEOUT_CONFIG
+_patience.connect = _patience.read = _patience.write = _patience.pool = 60
 
 
 @pytest.fixture

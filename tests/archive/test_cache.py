@@ -166,5 +166,5 @@ def test_a_served_model_keeps_its_files(place: Place) -> None:
         assert len([path for path in folders.iterdir() if path.name[0] != "."]) == 2
         scaled = {"min_worker": "2", "synchronous": "true"}
         url = f"{server.management}/models/two"
-        assert httpx.put(url, params=scaled, timeout=30).status_code == 200
+        assert httpx.put(url, params=scaled, timeout=60).status_code == 200
         assert predict(server, "two").status_code == 200

@@ -50,7 +50,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
         load_models=("echo",),
         default_workers_per_model=1,
     ) as server:
-        wait_until(lambda: bool(server.server.core.registry.names()), 20)
+        wait_until(lambda: bool(server.server.core.registry.names()))
         yield Guarded(server, root)
 
 

@@ -12,9 +12,8 @@ import httpx
 import pytest
 
 from flambeau.testing.commands import run_command
-from flambeau.testing.echo import write_model
+from flambeau.testing.echo import free_ports, write_model
 from flambeau.testing.waiting import wait_until
-from tests.cli.test_torchserve_cli import free_ports
 
 
 class Place:
@@ -119,7 +118,7 @@ def test_a_killed_server_goes_on_with_what_it_had_acknowledged(place: Place) -> 
     assert httpx.post(f"http://127.0.0.1:{port}/models?url=two").status_code == 200
     pid = int((place.root / "tmp" / ".model_server.pid").read_text())
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not Path(f"/proc/{pid}").exists(), 20)
+    wait_until(lambda: not Path(f"/proc/{pid}").exists())
     place.run("--start")
     assert place.serves(port) == ["one", "two"]
 
@@ -138,6 +137,6 @@ def test_kserve_s_configuration(place: Place) -> None:
     place.run("--start", "--model-store", "store", "--ts-config", "config.properties")
     assert place.serves(port) == ["renamed"]
     url = f"http://127.0.0.1:{port}/predictions/renamed"
-    wait_until(lambda: httpx.post(url).status_code == 200, 20)
+    wait_until(lambda: httpx.post(url).status_code == 200)
     (document,) = httpx.get(f"http://127.0.0.1:{port}/models/renamed").json()
     assert (document["maxWorkers"], document["batchSize"]) == (5, 3)

@@ -33,7 +33,7 @@ def test_tokens_are_on_by_default_and_their_file_goes_with_the_server(place: Pla
     headers = {"authorization": f"Bearer {keys['management']}"}
     assert httpx.get(url, headers=headers).status_code == 200
     place.answers()
-    wait_until(lambda: '"POST /predictions/echo HTTP/1.1" 401 ' in place.log("access_log.log"), 10)
+    wait_until(lambda: '"POST /predictions/echo HTTP/1.1" 401 ' in place.log("access_log.log"))
     logs = "".join(each.read_text() for each in (place.root / "logs").glob("*.log"))
     assert str(file) in logs
     assert not [key for key in keys.values() if key in logs]

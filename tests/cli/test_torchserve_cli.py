@@ -15,19 +15,8 @@ import httpx
 import pytest
 
 from flambeau.testing.commands import run_command
-from flambeau.testing.echo import Gate, children, write_model
+from flambeau.testing.echo import Gate, children, free_ports, write_model
 from flambeau.testing.waiting import wait_until
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for sock in sockets:
-        sock.bind(("127.0.0.1", 0))
-    ports = [int(sock.getsockname()[1]) for sock in sockets]
-    for sock in sockets:
-        sock.close()
-    return ports
-
 
 OTHER_KEYS = "disable_token_authorization=true\nfoo=1\n"
 
@@ -190,8 +179,8 @@ def test_a_background_server_logs_to_the_launcher_s_stdout(place: Place) -> None
         assert launcher.stdout is not None
         lines = iter(launcher.stdout)
         assert any(line == "Model server started.\n" for line in lines)
-        assert launcher.wait(20) == 0
-        wait_until(place.answers, 20)
+        assert launcher.wait(60) == 0
+        wait_until(place.answers)
         assert any("POST /predictions/echo" in line for line in lines)
         assert place.run("--stop")[0] == 0
         assert any("Model server stopped." in line for line in lines)
@@ -303,7 +292,7 @@ def test_a_background_server_s_life(place: Place) -> None:
     ]
     pid = int(place.pid_file.read_text())
     assert httpx.get(f"{place.inference}/ping").json() == {"status": "Healthy"}
-    wait_until(place.answers, 20)
+    wait_until(place.answers)
     workers = children(pid)
     assert len(workers) == 2  # the zygote and one worker
 
@@ -317,7 +306,7 @@ def test_a_background_server_s_life(place: Place) -> None:
     assert not Path(f"/proc/{pid}/stat").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text()
     assert not place.pid_file.exists()
     assert not place.answers()
-    wait_until(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers), 5)
+    wait_until(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))
 
     assert '"POST /predictions/echo HTTP/1.1" 200 ' in place.log("access_log.log")
     server_log = place.log("ts_log.log")
@@ -331,43 +320,43 @@ def test_a_background_server_s_life(place: Place) -> None:
 def test_sigterm_under_load_loses_nothing(place: Place, gate: Gate) -> None:
     """What was accepted is answered, new connections are refused, the exit is clean (G9)."""
     assert place.start()[0] == 0
-    wait_until(place.answers, 20)
+    wait_until(place.answers)
     pid = int(place.pid_file.read_text())
     url = f"{place.inference}/predictions/echo"
     headers = {"x-do": "gate", "x-file": str(gate.file)}
     queue = f"http://127.0.0.1:{place.ports[1]}/models/echo"
     with ThreadPoolExecutor(max_workers=12) as threads:
-        running = threads.submit(httpx.post, url, headers=headers, timeout=30)
+        running = threads.submit(httpx.post, url, headers=headers, timeout=60)
         gate.wait_entered()
-        queued = [threads.submit(httpx.post, url, timeout=30) for _ in range(8)]
-        wait_until(lambda: httpx.get(queue).json()[0]["jobQueueStatus"]["pendingRequests"] == 8, 10)
+        queued = [threads.submit(httpx.post, url, timeout=60) for _ in range(8)]
+        wait_until(lambda: httpx.get(queue).json()[0]["jobQueueStatus"]["pendingRequests"] == 8)
         os.kill(pid, signal.SIGTERM)
-        wait_until(lambda: not place.answers_at_all(), 10)
+        wait_until(lambda: not place.answers_at_all())
         gate.open()
-        assert [one.result(20).status_code for one in (running, *queued)] == [200] * 9
-    wait_until(lambda: not place.pid_file.exists(), 20)
+        assert [one.result(60).status_code for one in (running, *queued)] == [200] * 9
+    wait_until(lambda: not place.pid_file.exists())
     assert not children(pid)
 
 
 def test_a_second_sigterm_does_not_wait_for_a_handler_that_hangs(place: Place, gate: Gate) -> None:
     """The first waits for it, the second ends it; no process stays (G9)."""
     assert place.start()[0] == 0
-    wait_until(place.answers, 20)
+    wait_until(place.answers)
     pid = int(place.pid_file.read_text())
     everybody = children(pid)
     headers = {"x-do": "gate", "x-file": str(gate.file)}
     with ThreadPoolExecutor() as threads:
         asking = threads.submit(
-            httpx.post, f"{place.inference}/predictions/echo", headers=headers, timeout=30
+            httpx.post, f"{place.inference}/predictions/echo", headers=headers, timeout=60
         )
         gate.wait_entered()
         os.kill(pid, signal.SIGTERM)
-        wait_until(lambda: not place.answers_at_all(), 10)
+        wait_until(lambda: not place.answers_at_all())
         assert place.pid_file.exists()
         os.kill(pid, signal.SIGTERM)
-        wait_until(lambda: not place.pid_file.exists(), 10)
-        assert asking.exception(20) is not None or asking.result().status_code == 503
-    wait_until(lambda: not any(Path(f"/proc/{child}").exists() for child in everybody), 10)
+        wait_until(lambda: not place.pid_file.exists())
+        assert asking.exception(60) is not None or asking.result().status_code == 503
+    wait_until(lambda: not any(Path(f"/proc/{child}").exists() for child in everybody))
 
 
 @pytest.mark.parametrize("foreground", [False, True])
@@ -398,9 +387,9 @@ def test_foreground_with_frameworks(tmp_path: Path) -> None:
         assert server.stdout is not None
         assert "Model server started.\n" in iter(server.stdout.readline, "")  # the log is there too
         assert int(place.pid_file.read_text()) == server.pid
-        wait_until(place.answers, 60)
+        wait_until(place.answers)
         server.send_signal(signal.SIGINT)
-        assert server.wait(30) == 0
+        assert server.wait(60) == 0
     assert not place.pid_file.exists()
     assert re.search(r"Zygote \d+ is ready: \{'torch': ", place.log("ts_log.log"))
     assert "Accepted and ignored: --log-config" in place.log("ts_log.log")

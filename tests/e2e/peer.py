@@ -1,7 +1,6 @@
 """What the tests share that run TorchServe 0.12 beside Flambeau."""
 
 import os
-import socket
 from pathlib import Path
 
 import httpx
@@ -19,12 +18,6 @@ NEEDS_TORCHSERVE = [
         reason="FLAMBEAU_TORCHSERVE_VENV names no environment with TorchServe (scripts/peer)",
     ),
 ]
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def answer_of(url: str, name: str, seconds: float) -> httpx.Response:

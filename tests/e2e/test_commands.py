@@ -79,7 +79,7 @@ def test_serve_a_folder_prints_a_curl_line_that_works(
         for line in ("predictions", "health", "management", "metrics"):
             assert re.search(rf"^  {line} +http://127\.0\.0\.1:\d+/", printed, re.MULTILINE)
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
 
 
 def test_predict_answers_without_a_server(models: Models, environment: dict[str, str]) -> None:

@@ -13,8 +13,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from flambeau.testing.echo import free_ports
 from flambeau.testing.waiting import wait_until
-from tests.e2e.peer import NEEDS_TORCHSERVE, VENV, answer_of, free_port
+from tests.e2e.peer import NEEDS_TORCHSERVE, VENV, answer_of
 from tests.e2e.test_built_in_handlers import MODELS
 from tests.e2e.test_stock_handler_served import STOCK, pack_stock
 
@@ -232,7 +233,7 @@ class Running:
 def moved(tmp_path: Path, peer_environment: dict[str, str]) -> Iterator[tuple[str, str, Running]]:
     """Inference and management address of a Flambeau that took over, and its process."""
     good = write_store(tmp_path / "store")
-    ports = [free_port() for _ in range(5)]
+    ports = free_ports(5)
     inference, management, metrics = (f"http://127.0.0.1:{port}" for port in ports[:3])
     config = tmp_path / "settings.properties"
     config.write_text(
@@ -246,7 +247,7 @@ def moved(tmp_path: Path, peer_environment: dict[str, str]) -> Iterator[tuple[st
         TORCHSERVE, [*store, "--ts-config", str(config)], tmp_path, peer_environment
     )
     try:
-        wait_until(lambda: listens(management), 60)
+        wait_until(lambda: listens(management))
         for path in sorted((tmp_path / "store").iterdir()):
             answer = httpx.post(f"{management}/models", params={"url": path.name}, timeout=60)
             assert answer.is_success, answer.text
@@ -268,7 +269,7 @@ def moved(tmp_path: Path, peer_environment: dict[str, str]) -> Iterator[tuple[st
     environment = peer_environment | {"FLAMBEAU_CACHE": str(tmp_path / "cache")}
     flambeau = Running(FLAMBEAU, store, tmp_path, environment)
     try:
-        wait_until(lambda: listens(management), 60)
+        wait_until(lambda: listens(management))
         yield inference, management, flambeau
     finally:
         flambeau.stop()

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 
 from flambeau.cli.torch_model_archiver import main as torch_model_archiver
 from flambeau.testing.commands import run_command
+from flambeau.testing.echo import free_ports
 from flambeau.testing.waiting import wait_until
 from tests.examples.test_old_example import (
     MODES,
@@ -26,14 +26,6 @@ __all__ = ["download", "folder"]  # fixtures
 
 SAVE_MODES = ("pretrained", "torchscript")
 TORCHSERVE = str(Path(sys.executable).with_name("torchserve"))
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(sock.getsockname()[1]) for sock in sockets]
-    for sock in sockets:
-        sock.close()
-    return ports
 
 
 def curl(*arguments: str) -> subprocess.CompletedProcess[str]:

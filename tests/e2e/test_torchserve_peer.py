@@ -11,8 +11,9 @@ import pytest
 
 from flambeau.archive.yaml_config import read_yaml
 from flambeau.telemetry.metrics_config import DEFAULT_FILE, parse_metrics_config
+from flambeau.testing.echo import free_ports
 from flambeau.testing.server import running_server
-from tests.e2e.peer import NEEDS_TORCHSERVE, VENV, answer_of, free_port
+from tests.e2e.peer import NEEDS_TORCHSERVE, VENV, answer_of
 from tests.telemetry.metric_models import shape
 
 pytestmark = NEEDS_TORCHSERVE
@@ -62,7 +63,7 @@ def expected(text: str) -> dict[str, str]:
 @pytest.fixture
 def torchserve(tmp_path: Path, peer_environment: dict[str, str]) -> Iterator[str]:
     """The inference address of a real TorchServe that serves `tmp_path/store`."""
-    ports = [free_port() for _ in range(5)]
+    ports = free_ports(5)
     config = tmp_path / "config.properties"
     config.write_text(
         f"inference_address=http://127.0.0.1:{ports[0]}\n"

@@ -13,9 +13,9 @@ import pytest
 
 from flambeau.config import load_config, read_properties
 from flambeau.serving.snapshots import newest_snapshot
+from flambeau.testing.echo import free_ports
 from flambeau.testing.server import running_server
 from flambeau.testing.waiting import wait_until
-from tests.cli.test_torchserve_cli import free_ports
 
 VENV = Path(os.environ.get("FLAMBEAU_TORCHSERVE_VENV") or "/nonexistent")
 
@@ -91,7 +91,7 @@ class Place:
     def answers(self, path: str) -> str:
         """A prediction's text, "" while there is no server or no worker."""
         with suppress(httpx.TransportError):
-            answer = httpx.post(f"http://127.0.0.1:{self.ports[0]}/predictions/{path}", timeout=30)
+            answer = httpx.post(f"http://127.0.0.1:{self.ports[0]}/predictions/{path}", timeout=60)
             return answer.text if answer.is_success else ""
         return ""
 
@@ -123,7 +123,7 @@ def test_flambeau_goes_on_from_torchserve_s_snapshot(place: Place) -> None:
         place.root / "store", place.root / "cache", model_snapshot=config.model_snapshot
     ) as server:
         predictions = f"{server.inference}/predictions/m"
-        wait_until(lambda: httpx.post(predictions).status_code == 200, 60)
+        wait_until(lambda: httpx.post(predictions).status_code == 200)
         assert httpx.post(predictions).text == "2.0"
         first, second = httpx.get(f"{server.management}/models/m/all").json()
         assert (first["modelVersion"], first["batchSize"], first["maxBatchDelay"]) == ("1.0", 3, 20)
@@ -150,7 +150,7 @@ def test_torchserve_goes_on_from_flambeau_s_snapshot(place: Place) -> None:
     assert saved["2.0"]["handler"] == "handler.py:handle"
     with place.torchserve(file):
         wait_until(lambda: place.answers("m") == "2.0", 120)
-        wait_until(lambda: place.answers("m/1.0") == "1.0", 60)
+        wait_until(lambda: place.answers("m/1.0") == "1.0")
         documents = place.manage("GET", "/m/all").json()
         sizes = {each["modelVersion"]: each["batchSize"] for each in documents}
         assert sizes == {"1.0": 2, "2.0": 1}

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from flambeau.config import Address
-from flambeau.testing.echo import free_port, write_model
+from flambeau.testing.echo import free_ports, write_model
 from flambeau.testing.server import RunningServer, running_server
 from flambeau.testing.waiting import wait_until
 
@@ -63,7 +63,7 @@ class Guarded(msgspec.Struct, frozen=True):
         header = f"Bearer {self.keys[token]}" if token in self.keys else token
         headers = {"authorization": header} if header else {}
         base = getattr(self.server, port)
-        return httpx.request(method, base + path, headers=headers, timeout=30)
+        return httpx.request(method, base + path, headers=headers, timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def serve(root: Path, **config: Any) -> Iterator[Guarded]:
     with running_server(root / "store", root / "cache", **(settings | config)) as server:
         each = Guarded(server, settings["key_file"])
         path = "/predictions/echo"
-        wait_until(lambda: each.ask("inference", "GET", path, "inference").is_success, 20)
+        wait_until(lambda: each.ask("inference", "GET", path, "inference").is_success)
         yield each
 
 
@@ -243,7 +243,7 @@ def test_what_cannot_be_renewed(guarded: Guarded, query: str) -> None:
 
 def test_one_address_for_everything(tmp_path: Path) -> None:
     """Each route takes its own scope's key; TorchServe leaves management unusable (section 11.1)."""
-    address = Address(port=free_port())
+    address = Address(port=free_ports(1)[0])
     with serve(tmp_path, inference_address=address, management_address=address) as each:
         assert each.ask("inference", "GET", "/predictions/echo", "inference").status_code == 200
         assert each.ask("inference", "GET", "/predictions/echo", "management").status_code == 403

@@ -77,7 +77,7 @@ def test_every_response_has_them(
 def test_what_the_parser_refuses_has_them_too(shared: RunningServer) -> None:
     """A 400 that no route has seen."""
     url = httpx.URL(shared.inference)
-    with socket.create_connection((url.host, url.port or 0), timeout=10) as sock:
+    with socket.create_connection((url.host, url.port or 0), timeout=60) as sock:
         sock.sendall(b"GET /ping HTTP/1.1\r\nbad header\r\n\r\n")
         received = b"".join(iter(lambda: sock.recv(4096), b""))
     head = received.partition(b"\r\n\r\n")[0].decode()
@@ -142,7 +142,7 @@ def test_without_cors_a_preflight_needs_a_key(tmp_path: Path) -> None:
 def test_connection_headers_are_obeyed(echo_server: RunningServer) -> None:
     """HTTP/1.1 goes on, `Connection: close` and HTTP/1.0 end it (section 12.1: TorchServe's do not)."""
     url = httpx.URL(echo_server.inference)
-    connection = http.client.HTTPConnection(url.host, url.port or 0, timeout=10)
+    connection = http.client.HTTPConnection(url.host, url.port or 0, timeout=60)
     for _ in range(2):
         connection.request("GET", "/ping")
         answer = connection.getresponse()
@@ -154,7 +154,7 @@ def test_connection_headers_are_obeyed(echo_server: RunningServer) -> None:
     assert answer.headers.get_all("connection") == ["close"]
     answer.read()
     connection.close()
-    with socket.create_connection((url.host, url.port or 0), timeout=10) as sock:
+    with socket.create_connection((url.host, url.port or 0), timeout=60) as sock:
         sock.sendall(b"GET /ping HTTP/1.0\r\n\r\n")
         received = b"".join(iter(lambda: sock.recv(4096), b""))  # to the end of the stream
     assert received.count(b"connection: close") == 1
@@ -166,7 +166,7 @@ def test_an_error_s_body_always_arrives(echo_server: RunningServer, size: int) -
     """Also where the client sends a body that nobody reads; TorchServe resets the connection."""
     url = httpx.URL(echo_server.inference)
     for path in ("/predictions/nobody", "/predictions/echo"):
-        connection = http.client.HTTPConnection(url.host, url.port or 0, timeout=10)
+        connection = http.client.HTTPConnection(url.host, url.port or 0, timeout=60)
         connection.request("POST", path, body=b"x" * size)
         answer = connection.getresponse()
         document = answer.read()

@@ -17,7 +17,7 @@ from flambeau.testing.server import RunningServer, running_server
 def exchange(server: RunningServer, data: bytes) -> bytes:
     """Send bytes; read until the server closes the connection."""
     url = urlsplit(server.inference)
-    with socket.create_connection((url.hostname, url.port), timeout=10) as sock:
+    with socket.create_connection((url.hostname, url.port), timeout=60) as sock:
         received = b""
         try:
             sock.sendall(data)
@@ -109,7 +109,7 @@ def test_an_upgrade_is_not_followed(echo_server: RunningServer) -> None:
     """A WebSocket handshake is an ordinary request here."""
     headers = b"connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\r\n"
     url = urlsplit(echo_server.inference)
-    with socket.create_connection((url.hostname, url.port), timeout=10) as sock:
+    with socket.create_connection((url.hostname, url.port), timeout=60) as sock:
         sock.sendall(GET + headers)
         assert sock.recv(1000).startswith(b"HTTP/1.1 200 ")
 
@@ -173,11 +173,11 @@ def test_a_slow_body_that_moves_is_read_and_a_slow_answer_is_awaited(
     echo_server: RunningServer, monkeypatch: pytest.MonkeyPatch, gate: Gate
 ) -> None:
     """The limits are on silence, and on the client's silence only."""
-    monkeypatch.setattr(protocols_http, "BODY_SECONDS", 0.4)
-    monkeypatch.setattr(http_connection, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(protocols_http, "BODY_SECONDS", 1.5)
+    monkeypatch.setattr(http_connection, "HEAD_SECONDS", 0.8)
     url = urlsplit(echo_server.inference)
     head = POST + b"x-do: gate\r\nx-file: " + str(gate.file).encode() + b"\r\n\r\n"
-    with socket.create_connection((url.hostname, url.port), timeout=0.1) as sock:
+    with socket.create_connection((url.hostname, url.port), timeout=0.2) as sock:
         sock.sendall(head)
         for _ in range(10):
             sock.sendall(b"x")
@@ -189,7 +189,7 @@ def test_a_slow_body_that_moves_is_read_and_a_slow_answer_is_awaited(
             with pytest.raises(TimeoutError):
                 sock.recv(1)
         gate.open()
-        sock.settimeout(10)
+        sock.settimeout(60)
         assert sock.recv(1000).startswith(b"HTTP/1.1 200 ")
 
 
@@ -202,11 +202,11 @@ def test_a_stop_does_not_wait_for_incomplete_requests(
     with running_server(tmp_path / "store", tmp_path / "cache") as server:
         assert register(server, "echo").status_code == 200
         url = urlsplit(server.inference)
-        sock = socket.create_connection((url.hostname, url.port), timeout=10)
+        sock = socket.create_connection((url.hostname, url.port), timeout=60)
         sock.sendall(begin)
         assert predict(server, "echo").status_code == 200
         started = time.monotonic()
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 20  # the grace is half a minute
     with sock:
         received = b""
         while part := sock.recv(1000):

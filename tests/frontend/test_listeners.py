@@ -9,13 +9,13 @@ import pytest
 from flambeau.config import Address
 from flambeau.errors import ConfigError
 from flambeau.frontend.listeners import bind
-from flambeau.testing.echo import free_port, register, write_model
+from flambeau.testing.echo import free_ports, register, write_model
 from flambeau.testing.server import running_server
 
 
 def test_equal_addresses_share_a_listener(tmp_path: Path) -> None:
     """All three APIs at one port (section 3.1)."""
-    address = Address(port=free_port())
+    address = Address(port=free_ports(1)[0])
     write_model(tmp_path / "store", "echo")
     with running_server(
         tmp_path / "store",
@@ -26,7 +26,7 @@ def test_equal_addresses_share_a_listener(tmp_path: Path) -> None:
     ) as server:
         assert server.inference == server.management == server.metrics == str(address)
         query = {"url": "echo", "initial_workers": "1"}
-        assert httpx.post(f"{address}/models", params=query, timeout=20).status_code == 200
+        assert httpx.post(f"{address}/models", params=query, timeout=60).status_code == 200
         assert httpx.post(f"{address}/predictions/echo").status_code == 200
         assert httpx.get(f"{address}/metrics").status_code == 200
         assert httpx.get(f"{address}/ping").status_code == 200
@@ -36,7 +36,7 @@ def test_equal_addresses_share_a_listener(tmp_path: Path) -> None:
 
 def test_metrics_can_be_switched_off(tmp_path: Path) -> None:
     """`enable_metrics_api=false`: no listener."""
-    port = free_port()
+    (port,) = free_ports(1)
     with running_server(
         tmp_path, tmp_path / "cache", enable_metrics_api=False, metrics_address=Address(port=port)
     ) as server:
@@ -104,4 +104,4 @@ def test_worker_numbers_begin_where_torchserve_s_do(tmp_path: Path) -> None:
         (worker,) = httpx.get(f"{server.management}/models/echo").json()[0]["workers"]
         assert worker["id"] == "9100"
         with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", 9100), timeout=5)
+            socket.create_connection(("127.0.0.1", 9100), timeout=60)

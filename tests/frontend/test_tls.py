@@ -135,7 +135,7 @@ def test_all_three_apis_over_tls(secure: RunningServer, files: Files) -> None:
 def test_predictions_over_tls(secure: RunningServer, files: Files) -> None:
     """Bodies of some megabytes both ways, on one connection."""
     context = ssl.create_default_context(cafile=files.certificate)
-    with httpx.Client(verify=context, timeout=30) as client:
+    with httpx.Client(verify=context, timeout=60) as client:
         query = {"min_worker": "1", "synchronous": "true"}
         client.put(f"{secure.management}/models/echo", params=query)
         for size in (1, 3_000_000):
@@ -184,7 +184,7 @@ def test_weak_suites_are_refused(secure: RunningServer, suite: str) -> None:
 def test_plain_http_on_a_tls_port_is_closed(secure: RunningServer, files: Files) -> None:
     """And harms nobody (promises.md G26)."""
     url = httpx.URL(secure.inference)
-    with socket.create_connection((url.host, url.port or 0), timeout=10) as sock:
+    with socket.create_connection((url.host, url.port or 0), timeout=60) as sock:
         sock.sendall(b"GET /ping HTTP/1.1\r\nhost: h\r\n\r\n")
         received = b""
         try:
@@ -207,7 +207,7 @@ def test_a_stop_does_not_wait_for_idle_clients(
         idle.sendall(b"GET /ping HTTP/1.1\r\nhost: h\r\n\r\n")
         assert idle.recv(4096).startswith(b"HTTP/1.1 200 ")
         start = time.monotonic()
-    assert time.monotonic() - start < 15  # not half a minute
+    assert time.monotonic() - start < 25  # not half a minute
     idle.close()
 
 
@@ -218,7 +218,7 @@ def test_a_client_that_does_not_shake_hands_is_sent_away(
     monkeypatch.setattr(listeners, "HANDSHAKE_SECONDS", 0.2)
     with running_server(tmp_path, tmp_path / "cache", inference_address=SECURE) as server:
         url = httpx.URL(server.inference)
-        with socket.create_connection((url.host, url.port or 0), timeout=20) as silent:
+        with socket.create_connection((url.host, url.port or 0), timeout=60) as silent:
             assert silent.recv(1) == b""
 
 
@@ -321,7 +321,7 @@ def trusting_nobody() -> ssl.SSLContext:
 
 def handshake(address: str, context: ssl.SSLContext) -> ssl.SSLSocket:
     url = httpx.URL(address)
-    plain = socket.create_connection((url.host, url.port or 0), timeout=10)
+    plain = socket.create_connection((url.host, url.port or 0), timeout=60)
     try:
         return context.wrap_socket(plain, server_hostname=url.host)
     except BaseException:

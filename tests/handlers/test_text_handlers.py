@@ -135,7 +135,7 @@ class Letters:
 
 def test_batch_streamer_streams_until_the_last_row_ends() -> None:
     """A row that has no more text gives empty ones; nothing of another row is lost."""
-    streamer = TextIteratorStreamerBatch(Letters(), 2, skip_prompt=True, timeout=10)
+    streamer = TextIteratorStreamerBatch(Letters(), 2, skip_prompt=True, timeout=60)
     streamer.put(torch.tensor([[1, 2], [3, 4]]))  # the prompt
     for step in zip("ab c d ", "abcdef ", strict=True):
         streamer.put(torch.tensor([ord(letter) for letter in step]))

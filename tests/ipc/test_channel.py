@@ -40,7 +40,7 @@ async def test_messages_arrive_in_order_and_the_end_is_told_once() -> None:
     with theirs:
         for batch in range(200):
             theirs.sendall(encode(Done(batch, 0.0)))
-    await asyncio.wait_for(heard.ended.wait(), 5)
+    await asyncio.wait_for(heard.ended.wait(), 60)
     assert [message.batch for message in heard.messages] == list(range(200))
     assert heard.closed == 1
 
@@ -57,7 +57,7 @@ async def test_a_broken_stream_ends_the_channel(rest: bytes) -> None:
         theirs.sendall(encode(Done(1, 0.0)) + rest)
         if rest == encode(Done(2, 0.0))[:-1]:
             theirs.shutdown(socket.SHUT_WR)
-        await asyncio.wait_for(heard.ended.wait(), 5)
+        await asyncio.wait_for(heard.ended.wait(), 60)
     assert heard.messages == [Done(1, 0.0)]
     assert heard.closed == 1
 
@@ -68,7 +68,7 @@ async def test_sending_after_the_end_is_harmless() -> None:
     heard = Heard()
     channel = await heard.connect(ours)
     theirs.close()
-    await asyncio.wait_for(heard.ended.wait(), 5)
+    await asyncio.wait_for(heard.ended.wait(), 60)
     channel.send(Done(1, 0.0))
     channel.close()
 
@@ -84,7 +84,7 @@ async def test_the_server_end_sends_more_than_a_socket_buffer() -> None:
     received = await asyncio.to_thread(next, reader.receive())
     assert received == Log(20, "a", text)
     reader.close()
-    await asyncio.wait_for(heard.ended.wait(), 5)
+    await asyncio.wait_for(heard.ended.wait(), 60)
 
 
 def test_threads_may_share_the_blocking_end() -> None:

@@ -30,7 +30,7 @@ class Telling(BaseHandler):
 
 
 def described(server: RunningServer, model: str, query: str) -> httpx.Response:
-    return httpx.get(f"{server.management}/models/{model}{query}", timeout=30)
+    return httpx.get(f"{server.management}/models/{model}{query}", timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -137,10 +137,10 @@ def test_a_describe_shares_its_batch_with_nobody(server: RunningServer, gate: Ga
         futures = []
         for call in calls:
             futures.append(threads.submit(call))
-            wait_until(lambda: _pending(server) == len(futures), 10)  # called now
+            wait_until(lambda: _pending(server) == len(futures))  # called now
         gate.open()
-        assert first.result(20).status_code == 200
-        before, told_of, after = (future.result(20) for future in futures)
+        assert first.result(60).status_code == 200
+        before, told_of, after = (future.result(60) for future in futures)
     assert (before.json()["batch"], after.json()["batch"]) == (1, 1)
     assert told_of.json()[0]["customizedMetadata"] == {"rows": 1}
     assert httpx.delete(f"{server.management}/models/shared").status_code == 200

@@ -26,13 +26,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
         load_models=("echo",),
         unregister_model_timeout=0.3,
     ) as running:
-        wait_until(lambda: predict(running, "echo").status_code == 200, 20)
+        wait_until(lambda: predict(running, "echo").status_code == 200)
         yield running
 
 
 def call(server: RunningServer, method: str, path: str, **query: object) -> tuple[int, object]:
     url = f"{server.management}/models{path}"
-    answer = httpx.request(method, url, params={k: str(v) for k, v in query.items()}, timeout=30)
+    answer = httpx.request(method, url, params={k: str(v) for k, v in query.items()}, timeout=60)
     document = answer.json()
     told = document.get("message") or document.get("status") if isinstance(document, dict) else None
     return answer.status_code, told or document
@@ -119,7 +119,7 @@ def test_only_a_registration_reads_a_body(server: RunningServer) -> None:
     """A scale call's parameters are the query's; `timeout` and `number_gpu` are accepted."""
     url = f"{server.management}/models/echo"
     query = "min_worker=1&max_worker=3&timeout=1&number_gpu=9&synchronous=True"
-    answer = httpx.put(f"{url}?{query}", json={"min_worker": 2}, timeout=30)
+    answer = httpx.put(f"{url}?{query}", json={"min_worker": 2}, timeout=60)
     assert answer.json() == {"status": "Workers scaled to 1 for model: echo"}
     assert describe(server, "echo")["maxWorkers"] == 3
 
@@ -142,9 +142,9 @@ def test_an_unregistration_that_takes_too_long(server: RunningServer, gate: Gate
         running = threads.submit(predict, server, "busy", **gate.headers)
         gate.wait_entered()
         url = f"{server.management}/models/busy"
-        answer = httpx.delete(url, timeout=30)
+        answer = httpx.delete(url, timeout=60)
         assert answer.status_code == 408
         assert answer.json()["type"] == "RequestTimeoutException"
         assert answer.json()["message"] == "Timed out while cleaning resources: busy"
-        assert running.result(20).status_code in {500, 503}
+        assert running.result(60).status_code in {500, 503}
     assert httpx.get(url).status_code == 404

@@ -25,7 +25,7 @@ def row(answer: httpx.Response) -> dict[str, list[object]]:
 def raw_exchange(server: RunningServer, request: bytes) -> bytes:
     """Send bytes, and read until the server closes."""
     url = urlsplit(server.inference)
-    with socket.create_connection((url.hostname, url.port), timeout=10) as sock:
+    with socket.create_connection((url.hostname, url.port), timeout=60) as sock:
         sock.sendall(request)
         received = b""
         while data := sock.recv(65536):
@@ -218,7 +218,7 @@ def test_a_body_at_the_limit_passes_and_above_it_does_not(echo_server: RunningSe
 def test_expect_100_continue(echo_server: RunningServer, length: int, first: bytes) -> None:
     """A body that is too large is refused before it is sent."""
     url = urlsplit(echo_server.inference)
-    with socket.create_connection((url.hostname, url.port), timeout=10) as sock:
+    with socket.create_connection((url.hostname, url.port), timeout=60) as sock:
         sock.sendall(
             b"POST /predictions/echo HTTP/1.1\r\nhost: h\r\nexpect: 100-continue\r\n"
             b"content-length: %d\r\n\r\n" % length
@@ -271,7 +271,7 @@ def test_statuses_without_a_body_keep_the_connection_in_step(
 ) -> None:
     """A body that a handler returned with them would be read as the next response."""
     url = urlsplit(echo_server.inference)
-    connection = http.client.HTTPConnection(str(url.hostname), url.port, timeout=10)
+    connection = http.client.HTTPConnection(str(url.hostname), url.port, timeout=60)
     for _ in range(3):
         connection.request("POST", "/predictions/echo", headers={"x-status": status})
         answer = connection.getresponse()
@@ -328,7 +328,7 @@ def test_a_client_that_leaves_removes_its_waiting_request(
     url = urlsplit(echo_server.inference)
 
     def send(headers: dict[str, str]) -> http.client.HTTPConnection:
-        connection = http.client.HTTPConnection(str(url.hostname), url.port, timeout=10)
+        connection = http.client.HTTPConnection(str(url.hostname), url.port, timeout=60)
         connection.request("POST", "/predictions/echo", b"x", headers)
         return connection
 
@@ -336,10 +336,10 @@ def test_a_client_that_leaves_removes_its_waiting_request(
     gate.wait_entered()
     marker = gate.file.with_name("computed")
     leavers = [send({"x-do": "gate", "x-file": str(marker)}) for _ in range(3)]
-    wait_until(lambda: waiting(echo_server, "echo") == 3, 10)
+    wait_until(lambda: waiting(echo_server, "echo") == 3)
     for connection in leavers:
         connection.close()
-    wait_until(lambda: waiting(echo_server, "echo") == 0, 10)
+    wait_until(lambda: waiting(echo_server, "echo") == 0)
     gate.open()
     assert running.getresponse().status == 200
     running.close()

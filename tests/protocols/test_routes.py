@@ -28,7 +28,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
         ts_open_inference_protocol=True,
     ) as running:
         assert register(running, "other").status_code == 200
-        wait_until(lambda: post(running, "predictions/echo").status_code == 200, 20)
+        wait_until(lambda: post(running, "predictions/echo").status_code == 200)
         yield running
 
 
@@ -43,7 +43,7 @@ def bare_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSer
 
 
 def post(server: RunningServer, path: str, **arguments: object) -> httpx.Response:
-    return httpx.post(f"{server.inference}/{path}", timeout=30, **arguments)  # type: ignore[arg-type]  # httpx's own names
+    return httpx.post(f"{server.inference}/{path}", timeout=60, **arguments)  # type: ignore[arg-type]  # httpx's own names
 
 
 def heard(answer: httpx.Response) -> dict[str, object]:
@@ -223,7 +223,7 @@ def test_one_address_serves_everything(tmp_path_factory: pytest.TempPathFactory)
         metrics_address=Address(path=str(socket)),
     ):
         transport = httpx.HTTPTransport(uds=str(socket))
-        with httpx.Client(transport=transport, base_url="http://h", timeout=30) as client:
+        with httpx.Client(transport=transport, base_url="http://h", timeout=60) as client:
             added = client.post("/models", params={"url": "echo", "initial_workers": 1})
             assert added.status_code == 200
             assert client.get("/models/echo/1.0").json()[0]["modelName"] == "echo"
@@ -260,5 +260,5 @@ def handle(data, context):
     assert worker()["status"] == "LOADING"
     assert httpx.get(f"{server.inference}/ping").status_code == 200
     gate.open()
-    wait_until(lambda: worker()["status"] == "READY", 20)
+    wait_until(lambda: worker()["status"] == "READY")
     assert httpx.delete(f"{server.management}/models/slow").status_code == 200

@@ -28,9 +28,9 @@ class Crowd:
 
     async def queued(self, count: int) -> None:
         """Wait until `count` requests wait in the model's queue."""
-        await asyncio.to_thread(wait_until, lambda: waiting(self._server, self._model) == count, 10)
+        await asyncio.to_thread(wait_until, lambda: waiting(self._server, self._model) == count)
 
 
 def client() -> httpx.AsyncClient:
     """A client that opens as many connections as there are requests."""
-    return httpx.AsyncClient(timeout=30, limits=httpx.Limits(max_connections=100))
+    return httpx.AsyncClient(timeout=60, limits=httpx.Limits(max_connections=100))

@@ -97,7 +97,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
 def chunks(server: RunningServer, model: str, number: int, **headers: str) -> list[str]:
     """The chunks of a streamed answer, as they were sent."""
     url = f"{server.inference}/predictions/{model}"
-    with httpx.stream("POST", url, content=str(number), headers=headers, timeout=20) as answer:
+    with httpx.stream("POST", url, content=str(number), headers=headers, timeout=60) as answer:
         assert answer.status_code == 200
         assert "ts_stream_next" not in answer.headers
         assert answer.headers["transfer-encoding"] == "chunked"
@@ -184,7 +184,7 @@ async def test_a_client_that_leaves_is_dropped_from_the_batch(
         def alone() -> bool:
             return httpx.post(url, content="0").text == '[0, ["new"], 1]\n'
 
-        await asyncio.to_thread(wait_until, alone, 10)
+        await asyncio.to_thread(wait_until, alone)
 
 
 async def test_a_request_whose_worker_died_is_tried_again(
@@ -209,13 +209,13 @@ def test_sequences_and_continuous_batching(server: RunningServer) -> None:
     name = {"ts_request_sequence_id": "s"}
     url = f"{server.inference}/predictions/stateful"
     endless = name | {"x-endless": "1"}
-    with httpx.stream("POST", url, content="1000000", headers=endless, timeout=20) as answer:
+    with httpx.stream("POST", url, content="1000000", headers=endless, timeout=60) as answer:
         parts = answer.iter_bytes()
         next(parts)
-        second = httpx.post(url, content="0", headers=name, timeout=20)
+        second = httpx.post(url, content="0", headers=name, timeout=60)
         assert second.text == '[0, ["again", "new"], 2]\n'
-    ending = httpx.post(url, content="0", headers=name | {"x-end-sequence": "1"}, timeout=20)
+    ending = httpx.post(url, content="0", headers=name | {"x-end-sequence": "1"}, timeout=60)
     assert ending.headers["ts_request_sequence_end"] == "s"
     for other in ("t", "u"):
         headers = {"ts_request_sequence_id": other, "x-end-sequence": "1"}
-        assert httpx.post(url, content="0", headers=headers, timeout=20).status_code == 200
+        assert httpx.post(url, content="0", headers=headers, timeout=60).status_code == 200

@@ -73,7 +73,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
 
 def say(server: RunningServer, model: str, number: int, **headers: str) -> httpx.Response:
     url = f"{server.inference}/predictions/{model}"
-    return httpx.post(url, content=str(number), headers=headers, timeout=20)
+    return httpx.post(url, content=str(number), headers=headers, timeout=60)
 
 
 def test_a_sequence_without_a_name_gets_one(server: RunningServer) -> None:
@@ -167,7 +167,6 @@ def test_an_idle_or_old_sequence_is_closed(server: RunningServer) -> None:
             lambda model=model: (  # type: ignore[misc]
                 say(server, model, 1, ts_request_sequence_id="t").status_code == 200
             ),
-            10,
         )
 
 
@@ -241,6 +240,6 @@ def test_other_header_names(tmp_path: Path) -> None:
         assert say(server, "sum", 2, **headers).json()["all"] == [1, 2]
         pid = worker_pids(server, "sum")[0]
         os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: worker_pids(server, "sum") not in ([pid], []), 10)
+        wait_until(lambda: worker_pids(server, "sum") not in ([pid], []))
         again = say(server, "sum", 3, **{"X-Session-Id": name})
         assert again.json()["all"] == [3], "the sequence was closed, so no state was lost"

@@ -42,17 +42,19 @@ def handle(data, context):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """`stream`: batches of 3, and a second between chunks at most."""
+    """`stream`: batches of 3; `hasty`: two seconds between chunks at most."""
     store = tmp_path_factory.mktemp("store")
-    write_model(store, "stream", STREAM, "1.0", batchSize=3, responseTimeout=1)
+    write_model(store, "stream", STREAM, "1.0", batchSize=3)
+    write_model(store, "hasty", STREAM, "1.0", batchSize=3, responseTimeout=2)
     with running_server(store, tmp_path_factory.mktemp("cache")) as running:
-        assert register(running, "stream").status_code == 200
+        for name in ("stream", "hasty"):
+            assert register(running, name).status_code == 200
         yield running
 
 
-def post(server: RunningServer, **headers: str) -> httpx.Response:
+def post(server: RunningServer, model: str = "stream", **headers: str) -> httpx.Response:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return httpx.post(f"{server.inference}/predictions/stream", headers=named, timeout=20)
+    return httpx.post(f"{server.inference}/predictions/{model}", headers=named, timeout=60)
 
 
 def test_the_first_chunk_brings_status_and_headers(server: RunningServer) -> None:
@@ -80,20 +82,20 @@ async def test_a_batch_streams_together(server: RunningServer, gate: Gate) -> No
 
 def test_the_response_timeout_is_between_chunks(server: RunningServer) -> None:
     """A stream may last longer than responseTimeout; silence within it may not: it is cut."""
-    assert post(server, x_parts="5", x_pause="0.3").text.endswith("4 of 1\nend")
-    pids = worker_pids(server, "stream")
+    assert post(server, "hasty", x_parts="22", x_pause="0.1").text.endswith("21 of 1\nend")
+    pids = worker_pids(server, "hasty")
     with pytest.raises(httpx.RemoteProtocolError):
-        post(server, x_parts="2", x_pause="30")
-    wait_until(lambda: worker_pids(server, "stream") not in (pids, []), 10)
-    assert post(server).status_code == 202
+        post(server, "hasty", x_parts="2", x_pause="300")
+    wait_until(lambda: worker_pids(server, "hasty") not in (pids, []))
+    wait_until(lambda: post(server, "hasty").status_code == 202)
 
 
 async def test_a_queued_request_has_no_time_out_of_its_own(server: RunningServer) -> None:
     """It waits for longer than responseTimeout while the worker streams (section 5.14)."""
     async with client() as http:
-        crowd = Crowd(server, "stream", http)
-        url = f"{server.inference}/predictions/stream"
-        headers = {"x-parts": "6", "x-pause": "0.3"}
+        crowd = Crowd(server, "hasty", http)
+        url = f"{server.inference}/predictions/hasty"
+        headers = {"x-parts": "22", "x-pause": "0.1"}
         async with http.stream("POST", url, headers=headers) as running:
             parts = running.aiter_bytes()
             await anext(parts)
@@ -113,7 +115,7 @@ def test_a_stream_without_readers_is_stopped(server: RunningServer, tmp_path: Pa
     with httpx.stream("POST", url, headers=headers) as answer:
         parts = answer.iter_raw()
         next(parts)
-    wait_until(marker.exists, 10)
+    wait_until(marker.exists)
     assert post(server).status_code == 202
     assert worker_pids(server, "stream") == pids
 

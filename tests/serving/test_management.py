@@ -81,7 +81,7 @@ def test_register_says_how_many_workers(server: RunningServer) -> None:
     assert (some.status_code, some.json()["status"]) == (200, text)
     later = register(server, "three", synchronous="false")
     assert (later.status_code, later.json()["status"]) == (202, "Processing worker updates...")
-    wait_until(lambda: predict(server, "three").status_code == 200, 10)
+    wait_until(lambda: predict(server, "three").status_code == 200)
 
 
 def test_a_model_without_workers_refuses_and_can_be_scaled_up(server: RunningServer) -> None:
@@ -317,7 +317,7 @@ def test_the_model_api_is_off_unless_switched_on(tmp_path: Path) -> None:
     with running_server(
         tmp_path / "store", tmp_path / "cache", enable_model_api=False, load_models=("echo",)
     ) as server:
-        wait_until(lambda: predict(server, "echo").status_code == 200, 10)
+        wait_until(lambda: predict(server, "echo").status_code == 200)
         for answer in (register(server, "echo"), httpx.delete(url(server, "echo"))):
             status, kind, message = failure(answer)
             assert (status, kind) == (405, "MethodNotAllowedException")
@@ -338,7 +338,7 @@ def test_startup_models(tmp_path: Path) -> None:
     with running_server(
         store, tmp_path / "cache", load_models=("echo", "no.mar", "renamed=echo"), models=preset
     ) as server:
-        wait_until(lambda: predict(server, "renamed").status_code == 200, 20)
+        wait_until(lambda: predict(server, "renamed").status_code == 200)
         document = describe(server, "renamed")
         assert (document["batchSize"], document["maxBatchDelay"]) == (4, 33)
         assert document["minWorkers"] == 2

@@ -150,7 +150,7 @@ def test_workers_at_start_up(tmp_path: Path) -> None:
             models=presets,
             default_workers_per_model=default,
         ) as server:
-            wait_until(lambda server=server: predict(server, "said").status_code == 200, 20)  # type: ignore[misc]
+            wait_until(lambda server=server: predict(server, "said").status_code == 200)  # type: ignore[misc]
             assert [describe(server, name)["minWorkers"] for name in names] == wanted
 
 

@@ -150,7 +150,7 @@ def test_a_failed_registration_leaves_nothing(server: RunningServer) -> None:
     assert (status, kind) == (500, "InternalServerException")
     assert text.startswith("Failed to start workers for model fails version: 1.0")
     assert models(server, "GET", "/fails").status_code == 404
-    wait_until(lambda: children(os.getpid()) <= before, 10)
+    wait_until(lambda: children(os.getpid()) <= before)
 
 
 def test_of_many_registrations_of_one_name_one_wins(server: RunningServer) -> None:
@@ -186,7 +186,7 @@ def test_unregistering_waits_for_what_was_accepted(server: RunningServer, gate: 
         asked = pool.submit(predict, server, "busy", **gate.headers)
         gate.wait_entered()
         removed = pool.submit(models, server, "DELETE", "/busy")
-        wait_until(lambda: models(server, "GET", "/busy").status_code == 404, 10)
+        wait_until(lambda: models(server, "GET", "/busy").status_code == 404)
         assert not removed.done()
         gate.open()
         assert asked.result().status_code == 200
@@ -221,7 +221,7 @@ def test_a_version_is_swapped_without_a_failed_request(server: RunningServer) ->
     def ask() -> None:
         with httpx.Client() as client:
             while not done.is_set():
-                answer = client.post(f"{server.inference}/predictions/echo", timeout=30)
+                answer = client.post(f"{server.inference}/predictions/echo", timeout=60)
                 statuses.append(answer.status_code)
 
     with ThreadPoolExecutor(3) as pool:

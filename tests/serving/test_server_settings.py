@@ -36,7 +36,7 @@ def test_keys_of_the_file_reach_handlers(tmp_path: Path) -> None:
     settings = {key: msgspec.structs.asdict(config)[key] for key in keys}
     with running_server(store, tmp_path / "cache", **settings) as server:
         url = f"{server.management}/models"
-        answer = httpx.post(url, params={"url": "bare", "synchronous": "true"}, timeout=30)
+        answer = httpx.post(url, params={"url": "bare", "synchronous": "true"}, timeout=60)
         assert answer.status_code == 200
         body = predict(server, "bare", '{"a": 1}', content_type="application/json").text
         shown = httpx.get(f"{url}/bare").json()[0]

@@ -69,7 +69,7 @@ def snapshot_of(file: Path) -> dict[str, object]:
 
 def manage(server: RunningServer, method: str, path: str, **query: object) -> httpx.Response:
     parameters = {key: str(value) for key, value in query.items()}
-    return httpx.request(method, f"{server.management}/models{path}", params=parameters, timeout=30)
+    return httpx.request(method, f"{server.management}/models{path}", params=parameters, timeout=60)
 
 
 def names(server: RunningServer) -> list[str]:
@@ -130,7 +130,7 @@ def test_a_restart_serves_what_was_served(place: Place) -> None:
         manage(server, "PUT", "/echo/2.0/set-default")
         before = [describe(server, f"echo/{version}") for version in ("1.0", "2.0")]
     with place.restarted() as server:
-        wait_until(lambda: predict(server, "echo").status_code == 200, 20)
+        wait_until(lambda: predict(server, "echo").status_code == 200)
         assert predict(server, "echo").text == "loud"
         after = [describe(server, f"echo/{version}") for version in ("1.0", "2.0")]
         assert describe(server, "echo")["modelVersion"] == "2.0"
@@ -192,7 +192,7 @@ def test_torchserve_s_snapshot(place: Place, caplog: pytest.LogCaptureFixture) -
     assert config.metrics_config is None
     assert (config.inference_address.port, config.job_queue_size) == (8085, 17)
     with caplog.at_level(logging.WARNING), place.restarted(SAMPLE) as server:
-        wait_until(lambda: predict(server, "echo/1.0").status_code == 200, 20)
+        wait_until(lambda: predict(server, "echo/1.0").status_code == 200)
         first, second = (describe(server, f"echo/{version}") for version in ("1.0", "2.0"))
         assert describe(server, "echo")["modelVersion"] == "2.0"
         assert (first["minWorkers"], first["maxWorkers"], first["batchSize"]) == (1, 3, 4)

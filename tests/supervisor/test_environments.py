@@ -144,8 +144,8 @@ def test_an_installation_does_not_hold_the_stop_up(tmp_path: Path, silent_index:
         with running_server(tmp_path / "store", tmp_path / "cache", **settings) as server:
             asking = threads.submit(register, server, "slow")
             environments = server.server.core.environments
-            wait_until(lambda: bool(environments._running), 20)
-        answer = asking.result(20)
+            wait_until(lambda: bool(environments._running))
+        answer = asking.result(60)
     assert answer.status_code == 400
     assert "the server is stopping" in answer.json()["message"]
 

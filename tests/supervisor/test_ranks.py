@@ -87,7 +87,7 @@ def no_models(server: RunningServer, seen: Path) -> Iterator[None]:
     """Each test begins without models and without traces of batches."""
     yield
     for model in httpx.get(f"{server.management}/models").json()["models"]:
-        httpx.delete(f"{server.management}/models/{model['modelName']}", timeout=30)
+        httpx.delete(f"{server.management}/models/{model['modelName']}", timeout=60)
     for file in seen.iterdir():
         file.unlink()
 
@@ -107,7 +107,7 @@ def test_every_rank_predicts_and_rank_0_answers(server: RunningServer, seen: Pat
         "gpu_id": None,
     }
     assert predict(server, "tp").status_code == 200
-    assert [file.read_text() for file in seen.iterdir()] == ["batch batch "] * 2
+    wait_until(lambda: [file.read_text() for file in seen.iterdir()] == ["batch batch "] * 2)
     shown = describe(server, "tp")
     assert (shown["parallelType"], shown["parallelLevel"]) == ("tp", 2)
     (pid,) = worker_pids(server, "tp")
@@ -133,13 +133,13 @@ def test_the_end_of_one_rank_is_the_end_of_the_worker(server: RunningServer, see
     """All ranks are replaced; no old one stays behind."""
     assert register(server, "tp").status_code == 200
     assert predict(server, "tp").status_code == 200
+    wait_until(lambda: len(list(seen.iterdir())) == 2)
     old = {int(file.name) for file in seen.iterdir()}
     (first,) = worker_pids(server, "tp")
     os.kill(next(iter(old - {first})), signal.SIGKILL)
     assert predict(server, "tp").status_code == 200
-    new = {int(file.name) for file in seen.iterdir()} - old
-    assert len(new) == 2
-    wait_until(lambda: not any(pid in children(os.getpid()) for pid in old), 10)
+    wait_until(lambda: len({int(file.name) for file in seen.iterdir()} - old) == 2)
+    wait_until(lambda: not any(pid in children(os.getpid()) for pid in old))
 
 
 def test_a_rank_that_dies_under_a_batch_is_the_worker_s_death(
@@ -159,7 +159,7 @@ def test_the_rank_that_cannot_load_is_told(server: RunningServer) -> None:
     answer = register(server, "broken", startup_timeout=30)
     assert answer.status_code == 500
     assert "rank 1: OSError: no shard 1" in answer.json()["message"]
-    wait_until(lambda: children(os.getpid()) <= before, 10)
+    wait_until(lambda: children(os.getpid()) <= before)
 
 
 def test_custom_is_one_process_that_does_the_rest(server: RunningServer) -> None:

@@ -1,6 +1,7 @@
 """Workers come back, and nothing is lost: kills, crash loops, failed loads, scaling, drain."""
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -103,7 +104,7 @@ def test_a_worker_killed_while_it_answers_is_replaced_and_the_request_answered(
         os.kill(worker_pids(server, "echo")[0], signal.SIGKILL)
         gate.wait_entered(2)
         gate.open()
-        assert asking.result(20).status_code == 200
+        assert asking.result(60).status_code == 200
 
 
 def test_a_new_zygote_takes_over_and_workers_outlive_the_old_one(
@@ -118,7 +119,7 @@ def test_a_new_zygote_takes_over_and_workers_outlive_the_old_one(
     assert process is not None
     (worker,) = worker_pids(server, "echo")
     os.kill(process.pid, signal.SIGKILL)
-    wait_until(lambda: zygote._process is not process and zygote.ready.is_set(), 20)
+    wait_until(lambda: zygote._process is not process and zygote.ready.is_set())
     assert predict(server, "echo").json()["pid"] == worker
     with caplog.at_level(logging.ERROR, "flambeau"):
         assert predict(server, "echo", x_do="exit").status_code == 500
@@ -171,7 +172,7 @@ def test_loading_has_a_time_limit(server: RunningServer, tmp_path: Path) -> None
     assert "longer than 1 s" in answer.json()["message"]
     zygote = server.server.core.zygote._process
     assert zygote is not None
-    wait_until(lambda: len(children(zygote.pid)) == 1, 10)  # echo's worker alone
+    wait_until(lambda: len(children(zygote.pid)) == 1)  # echo's worker alone
 
 
 def test_a_model_that_cannot_load_says_so_and_recovers_by_itself(
@@ -180,13 +181,13 @@ def test_a_model_that_cannot_load_says_so_and_recovers_by_itself(
     """Asynchronous: 503 with the reason and a wait, unhealthy, retried; then it serves (10.3)."""
     folder = write_model(tmp_path / "store", "flaky", REPAIRABLE)
     assert register(server, "flaky", synchronous="false").status_code == 202
-    wait_until(lambda: not healthy(server), 10)
+    wait_until(lambda: not healthy(server))
     refused = predict(server, "flaky")
     assert refused.status_code == 503
     assert "the disk is not there" in refused.json()["message"]
     assert "retry-after" in refused.headers
     (folder / "repaired").touch()
-    wait_until(lambda: predict(server, "flaky").status_code == 200, 20)
+    wait_until(lambda: predict(server, "flaky").status_code == 200)
     assert healthy(server)
 
 
@@ -194,17 +195,18 @@ def test_a_crash_loop_opens_the_breaker_and_costs_no_cpu(
     server: RunningServer, tmp_path: Path
 ) -> None:
     """Deaths without an answer in between: refused at once while waiting, other models serve."""
-    write_model(tmp_path / "store", "mad")
+    write_model(tmp_path / "store", "mad", SLOW_RESTART)
     assert register(server, "mad").status_code == 200
     slot = server.server.core.registry.get("mad").pool.slots[0]
     slot.failures = 4  # the next death is the fifth in a row
     os.kill(worker_pids(server, "mad")[0], signal.SIGKILL)
-    wait_until(lambda: not healthy(server), 10)
+    wait_until(lambda: not healthy(server))
     refused = predict(server, "mad")
     assert refused.status_code == 503
     assert "died 5 times in a row, last by signal SIGKILL" in refused.json()["message"]
     assert predict(server, "echo").status_code == 200
-    wait_until(lambda: predict(server, "mad").status_code == 200, 20)
+    (tmp_path / "store" / "go").touch()
+    wait_until(lambda: predict(server, "mad").status_code == 200)
     assert healthy(server)
 
 
@@ -226,7 +228,7 @@ def test_a_cuda_error_replaces_the_worker(server: RunningServer, tmp_path: Path)
     answer = predict(server, "spoilt")
     assert (answer.status_code, answer.json()["message"]) == (507, "Out of resources")
     assert predict(server, "spoilt").status_code == 507
-    wait_until(lambda: worker_pids(server, "spoilt") not in (pids, []), 10)
+    wait_until(lambda: worker_pids(server, "spoilt") not in (pids, []))
     assert healthy(server)
 
 
@@ -239,12 +241,14 @@ def test_a_worker_that_fails_for_too_long_is_unhealthy(
         assert register(server, name).status_code == 200
         (pid,) = worker_pids(server, name)
         os.kill(pid, signal.SIGKILL)
-        wait_until(lambda name=name: worker_pids(server, name) == [], 10)  # type: ignore[misc]
-        assert healthy(server) == (name == "patient")
+        wait_until(lambda name=name: worker_pids(server, name) == [])  # type: ignore[misc]
+        if name == "patient":
+            assert healthy(server)
+    wait_until(lambda: not healthy(server))  # its death has been reported
     store = server.server.config.model_store
     assert store is not None
     (Path(store) / "go").touch()
-    wait_until(lambda: predict(server, "hasty").status_code == 200, 20)
+    wait_until(lambda: predict(server, "hasty").status_code == 200)
     assert healthy(server)
 
 
@@ -260,18 +264,18 @@ class Load:
     def __enter__(self) -> "Load":
         for thread in self._threads:
             thread.start()
-        wait_until(lambda: len(self.statuses) >= 10, 10)
+        wait_until(lambda: len(self.statuses) >= 10)
         return self
 
     def __exit__(self, *_: object) -> None:
         seen = len(self.statuses)
-        wait_until(lambda: len(self.statuses) >= seen + 10, 10)
+        wait_until(lambda: len(self.statuses) >= seen + 10)
         self._stop.set()
         for thread in self._threads:
             thread.join()
 
     def _send(self) -> None:
-        with httpx.Client(timeout=20) as client:
+        with httpx.Client(timeout=60) as client:
             while not self._stop.is_set():
                 answer = client.post(f"{self._server.inference}/predictions/echo")
                 self.statuses.append(answer.status_code)
@@ -302,14 +306,14 @@ def test_scaling_to_zero_answers_what_runs_and_refuses_the_rest(
         running = threads.submit(predict, server, "echo", **gate.headers)
         gate.wait_entered()
         queued = threads.submit(predict, server, "echo")
-        wait_until(lambda: waiting(server, "echo") == 1, 10)
+        wait_until(lambda: waiting(server, "echo") == 1)
         scaling = threads.submit(scale, server, "echo", 0)
-        assert queued.result(10).status_code == 503
+        assert queued.result(60).status_code == 503
         assert predict(server, "echo").json()["type"] == "ServiceUnavailableException"
         assert not scaling.done()
         gate.open()
-        assert running.result(10).status_code == 200
-        assert scaling.result(10).status_code == 200
+        assert running.result(60).status_code == 200
+        assert scaling.result(60).status_code == 200
     assert worker_pids(server, "echo") == []
     assert healthy(server)
 
@@ -322,17 +326,17 @@ def test_unregistering_while_busy_answers_what_was_accepted(
         running = threads.submit(predict, server, "echo", **gate.headers)
         gate.wait_entered()
         queued = [threads.submit(predict, server, "echo") for _ in range(3)]
-        wait_until(lambda: waiting(server, "echo") == 3, 10)
-        removing = threads.submit(httpx.delete, f"{server.management}/models/echo", timeout=20)
+        wait_until(lambda: waiting(server, "echo") == 3)
+        removing = threads.submit(httpx.delete, f"{server.management}/models/echo", timeout=60)
         model = f"{server.management}/models/echo"
-        wait_until(lambda: httpx.get(model).status_code == 404, 10)
+        wait_until(lambda: httpx.get(model).status_code == 404)
         assert predict(server, "echo").status_code == 404
         gate.open()
-        assert [one.result(10).status_code for one in (running, *queued)] == [200] * 4
-        assert removing.result(10).status_code == 200
+        assert [one.result(60).status_code for one in (running, *queued)] == [200] * 4
+        assert removing.result(60).status_code == 200
     zygote = server.server.core.zygote._process
     assert zygote is not None
-    wait_until(lambda: not children(zygote.pid), 10)
+    wait_until(lambda: not children(zygote.pid))
 
 
 @pytest.mark.parametrize("when", ["idle", "busy", "loading", "starting"])
@@ -343,6 +347,7 @@ def test_stopping_leaves_no_process_behind_and_loses_no_answer(
     store = tmp_path / "store"
     write_model(store, "echo")
     write_model(store, "slow", HANGS)
+    gc.collect()  # what earlier tests left is not closed meanwhile
     before, descriptors = children(os.getpid()), open_descriptors()
     with ThreadPoolExecutor() as threads:
         with running_server(store, tmp_path / "cache") as server:
@@ -351,19 +356,19 @@ def test_stopping_leaves_no_process_behind_and_loses_no_answer(
                 assert register(server, "echo").status_code == 200
             if when == "loading":
                 assert register(server, "slow", synchronous="false").status_code == 202
-                wait_until(lambda: describe(server, "slow")["workers"][0]["pid"] > 0, 10)  # type: ignore[index]  # JSON
+                wait_until(lambda: describe(server, "slow")["workers"][0]["pid"] > 0)  # type: ignore[index]  # JSON
             if when == "starting":
                 assert register(server, "slow", synchronous="false").status_code == 202
             if when == "busy":
                 accepted = [threads.submit(predict, server, "echo", **gate.headers)]
                 gate.wait_entered()
                 accepted += [threads.submit(predict, server, "echo") for _ in range(5)]
-                wait_until(lambda: waiting(server, "echo") == 5, 10)
+                wait_until(lambda: waiting(server, "echo") == 5)
                 opening = threading.Timer(0.3, gate.open)
                 opening.start()
-        assert [one.result(10).status_code for one in accepted] == [200] * len(accepted)
-    assert children(os.getpid()) == before
-    wait_until(lambda: open_descriptors() == descriptors, 5)
+        assert [one.result(60).status_code for one in accepted] == [200] * len(accepted)
+    wait_until(lambda: children(os.getpid()) <= before)
+    wait_until(lambda: open_descriptors() <= descriptors)
 
 
 def test_two_hundred_requests_leak_no_descriptor_and_no_process(server: RunningServer) -> None:
@@ -372,9 +377,10 @@ def test_two_hundred_requests_leak_no_descriptor_and_no_process(server: RunningS
     def count() -> tuple[int, int]:
         return open_descriptors(), len(children(os.getpid()))
 
-    with httpx.Client(timeout=20) as client:
+    with httpx.Client(timeout=60) as client:
         url = f"{server.inference}/predictions/echo"
         client.post(url)
+        gc.collect()
         before = count()
         for number in range(200):
             do = ("", "raise", "stream", "fail", "error-item")[number % 5]
@@ -382,7 +388,7 @@ def test_two_hundred_requests_leak_no_descriptor_and_no_process(server: RunningS
         for _ in range(3):
             os.kill(worker_pids(server, "echo")[0], signal.SIGKILL)
             assert client.post(url).status_code == 200
-        wait_until(lambda: count() == before, 10)
+        wait_until(lambda: all(now <= then for now, then in zip(count(), before, strict=True)))
 
 
 async def test_one_model_s_crashes_are_not_seen_by_another(
@@ -393,7 +399,7 @@ async def test_one_model_s_crashes_are_not_seen_by_another(
     await asyncio.to_thread(register, server, "victim")
     with Load(server, threads=2) as load:
         for _ in range(3):
-            await asyncio.to_thread(wait_until, lambda: bool(worker_pids(server, "victim")), 10)
+            await asyncio.to_thread(wait_until, lambda: bool(worker_pids(server, "victim")))
             os.kill(worker_pids(server, "victim")[0], signal.SIGKILL)
     assert set(load.statuses) == {200}
 
@@ -420,7 +426,7 @@ def test_a_fault_of_ours_in_one_model_never_ends_the_server(
     assert predict(server, "echo").status_code == 200
     zygote = server.server.core.zygote._process
     assert zygote is not None
-    wait_until(lambda: len(children(zygote.pid)) == 2, 10)  # the process of the fault is gone
+    wait_until(lambda: len(children(zygote.pid)) == 2)  # the process of the fault is gone
 
 
 def test_a_load_that_hangs_can_be_scaled_away_and_unregistered(
@@ -432,10 +438,10 @@ def test_a_load_that_hangs_can_be_scaled_away_and_unregistered(
     assert scale(server, "slow", 0).status_code == 200
     assert describe(server, "slow")["workers"] == []
     assert register(server, "slow", model_name="again", synchronous="false").status_code == 202
-    assert httpx.delete(f"{server.management}/models/again", timeout=30).status_code == 200
+    assert httpx.delete(f"{server.management}/models/again", timeout=60).status_code == 200
     zygote = server.server.core.zygote._process
     assert zygote is not None
-    wait_until(lambda: len(children(zygote.pid)) == 1, 10)
+    wait_until(lambda: len(children(zygote.pid)) == 1)
 
 
 def test_a_worker_that_is_stopped_by_a_signal_counts_as_hung(
@@ -447,6 +453,7 @@ def test_a_worker_that_is_stopped_by_a_signal_counts_as_hung(
     (pid,) = worker_pids(server, "frozen")
     os.kill(pid, signal.SIGSTOP)
     assert predict(server, "frozen").status_code == 504
+    wait_until(lambda: predict(server, "frozen").status_code == 200)
     assert predict(server, "frozen").json()["pid"] != pid
 
 
@@ -458,18 +465,20 @@ def test_a_dead_worker_is_not_ready_even_before_its_end_is_reported(server: Runn
     os.kill(zygote.pid, signal.SIGSTOP)
     try:
         os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: not worker_pids(server, "echo"), 10)
+        wait_until(lambda: not worker_pids(server, "echo"))
     finally:
         os.kill(zygote.pid, signal.SIGCONT)
     assert predict(server, "echo").status_code == 200
 
 
 def test_children_of_a_handler_do_not_hide_the_worker_s_death(
-    server: RunningServer, tmp_path: Path
+    server: RunningServer, tmp_path: Path, gate: Gate
 ) -> None:
     """A forked child inherits the socket and keeps it open; the worker is replaced all the same."""
     source = (
-        "import os, time\nif os.fork() == 0:\n    time.sleep(4)\n    os._exit(0)\n\n"
+        f"import os, time\nif os.fork() == 0:\n"
+        f"    while not os.path.exists({str(gate.file)!r}):\n        time.sleep(0.05)\n"
+        "    os._exit(0)\n\n"
         "def handle(data, context):\n    return [str(os.getpid())] * len(data or [])\n"
     )
     write_model(tmp_path / "store", "parent", source)
@@ -479,4 +488,3 @@ def test_children_of_a_handler_do_not_hide_the_worker_s_death(
     answer = predict(server, "parent")
     assert answer.status_code == 200
     assert answer.text != str(pid)
-    assert answer.elapsed.total_seconds() < 3

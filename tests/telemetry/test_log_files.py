@@ -2,14 +2,13 @@
 
 import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import httpx
 
-from flambeau.testing.echo import write_model
+from flambeau.testing.echo import free_ports, write_model
 from flambeau.testing.waiting import wait_until
 
 HANDLER = """
@@ -29,14 +28,6 @@ def handle(data, context):
 """
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d,\d{3}"
 WORKER = r"W-\d+-talker_1\.0"
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(sock.getsockname()[1]) for sock in sockets]
-    for sock in sockets:
-        sock.close()
-    return ports
 
 
 def test_a_server_s_files(tmp_path: Path) -> None:
@@ -69,7 +60,7 @@ def test_a_server_s_files(tmp_path: Path) -> None:
     run(*start)
     try:
         url = f"http://127.0.0.1:{apis['inference']}"
-        wait_until(lambda: httpx.post(f"{url}/predictions/talker").status_code == 200, 30)
+        wait_until(lambda: httpx.post(f"{url}/predictions/talker").status_code == 200)
         httpx.post(f"{url}/predictions/talker?a=b", headers={"x-request-id": "1"})
     finally:
         run("--stop", "--foreground")

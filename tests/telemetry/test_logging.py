@@ -36,7 +36,7 @@ def test_a_record_stays_one_record(folder: Path) -> None:
     text = "a\nb\r\nc\x1b[2J\x00\x7f\x85\u2028é\td"
     logging.getLogger("MODEL_LOG").info("%s", text)
     logging.getLogger("MODEL_LOG").warning("next")
-    wait_until(lambda: len(lines(folder, "model_log.log")) == 4, 5)
+    wait_until(lambda: len(lines(folder, "model_log.log")) == 4)
     first, second, third, last = lines(folder, "model_log.log")
     assert re.fullmatch(TIME + r" \[INFO \] main MODEL_LOG - a", first)
     assert second == "    b\\r"
@@ -56,7 +56,7 @@ def test_the_access_log_has_one_line_a_response(server: RunningServer, folder: P
     """`time - ip:port "METHOD uri HTTP/1.1" status millis` (section 2.7)."""
     predict(server, "echo")
     httpx.get(f"{server.inference}/a%0d%0ab?x=%1b[1m")
-    wait_until(lambda: len(lines(folder, "access_log.log")) >= 3, 5)
+    wait_until(lambda: len(lines(folder, "access_log.log")) >= 3)
     asked, unknown = lines(folder, "access_log.log")[-2:]
     form = TIME + r' - /127\.0\.0\.1:\d+ "%s HTTP/1\.1" %d \d+'
     assert re.fullmatch(form % ("POST /predictions/echo", 200), asked)
@@ -69,7 +69,7 @@ def test_what_handlers_print_and_log_is_told_with_the_worker_s_name(
     """Prints at INFO; an exception with its traceback, which the client never sees."""
     predict(server, "echo", x_do="print", x_text="printed by the handler")
     predict(server, "echo", x_do="raise")
-    wait_until(lambda: "secret text" in (folder / "model_log.log").read_text(), 5)
+    wait_until(lambda: "secret text" in (folder / "model_log.log").read_text())
     text = (folder / "model_log.log").read_text()
     assert re.search(
         TIME + r" \[INFO \] W-9000-echo_1\.0-stdout MODEL_LOG - printed by the handler\n", text
@@ -79,7 +79,7 @@ def test_what_handlers_print_and_log_is_told_with_the_worker_s_name(
 
 def test_the_server_s_own_log(server: RunningServer, folder: Path) -> None:
     """Starts, workers and models; TorchServe's words where scripts look for them."""
-    wait_until(lambda: "Model echo loaded." in (folder / "ts_log.log").read_text(), 10)
+    wait_until(lambda: "Model echo loaded." in (folder / "ts_log.log").read_text())
     text = (folder / "ts_log.log").read_text()
     for part in ("Model server started.", "Torch worker started.", "Model echo loaded."):
         assert part in text
@@ -90,7 +90,7 @@ def test_setting_up_twice_leaves_no_open_file(tmp_path: Path) -> None:
     for name in ("one", "two"):
         configure_logging(tmp_path / name, console=None)
     logging.getLogger("MODEL_LOG").info("x")
-    wait_until(lambda: (tmp_path / "two" / "model_log.log").stat().st_size > 0, 5)
+    wait_until(lambda: (tmp_path / "two" / "model_log.log").stat().st_size > 0)
     assert (tmp_path / "one" / "model_log.log").read_text() == ""
     assert (tmp_path / "two" / "model_log.log").read_text() != ""
     configure_logging(None, console=None)

@@ -63,9 +63,9 @@ def test_log_mode_writes_lines_and_fills_the_endpoint(folder: Path, tmp_path: Pa
     with serving(tmp_path) as server:
         assert families(server)["ts_inference_requests_total"]
         assert families(server)["Requests4XX_total"] == {("Level=Host",): 1}
-        wait_until(lambda: "Requests4XX" in own_lines(folder), 10)
-        wait_until(lambda: "DiskUtilization" in own_lines(folder), 20)
-        wait_until(lambda: "PredictionTime" in (folder / "model_metrics.log").read_text(), 10)
+        wait_until(lambda: "Requests4XX" in own_lines(folder))
+        wait_until(lambda: "DiskUtilization" in own_lines(folder))
+        wait_until(lambda: "PredictionTime" in (folder / "model_metrics.log").read_text())
     assert all(shape(line)[3] for line in lines(folder, "model_metrics.log"))
     assert not any(shape(line)[3] for line in lines(folder, "ts_metrics.log"))
     number, end = r"\d+(\.\d+)?(e-\d+)?", rf"#hostname:{HOST},timestamp:\d{{10}}"
@@ -111,8 +111,8 @@ def test_legacy_mode_splits_them(folder: Path, tmp_path: Path) -> None:
         assert set(families(server)) == {
             name.removesuffix("_total") + "_total" for name in PER_MODEL
         }
-        wait_until(lambda: "Requests4XX" in own_lines(folder), 10)
-        wait_until(lambda: "Rows.Count" in (folder / "model_metrics.log").read_text(), 10)
+        wait_until(lambda: "Requests4XX" in own_lines(folder))
+        wait_until(lambda: "Rows.Count" in (folder / "model_metrics.log").read_text())
     assert not [line for line in lines(folder, "ts_metrics.log") if " - ts_" in line]
 
 
@@ -126,7 +126,7 @@ def test_a_metric_that_is_left_out_is_not_produced(folder: Path, tmp_path: Path)
     )
     with serving(tmp_path, metrics_config=file) as server:
         text = httpx.get(f"{server.metrics}/metrics").text
-        wait_until(lambda: "Requests2XX.Answers:1.0|#l:Host" in own_lines(folder), 10)
+        wait_until(lambda: "Requests2XX.Answers:1.0|#l:Host" in own_lines(folder))
     assert re.search(r'Requests2XX\{l="Host",h="[^"]+",\} \d', text)
     assert "Requests4XX" not in text + own_lines(folder)
     assert "ts_inference" not in text + own_lines(folder)

@@ -92,7 +92,7 @@ def test_metrics_come_with_each_part_of_an_answer(server: RunningServer, tmp_pat
     gate = tmp_path / "gate"
     url = f"{server.inference}/predictions/reporter"
     headers = {"x-do": "stream", "x-file": str(gate)}
-    with httpx.stream("POST", url, headers=headers, timeout=30) as answer:
+    with httpx.stream("POST", url, headers=headers, timeout=60) as answer:
         parts = answer.iter_text()
         assert next(parts) == "part"
         assert families(server)["Early_total"] == {MODEL: 1}

@@ -104,7 +104,7 @@ names = [model["modelName"] for model in httpx.get("{management}/models").json()
 print("names", names)
 stop()
 said = []
-while (line := lines.get(timeout=20)) is not None:
+while (line := lines.get(timeout=60)) is not None:
     said.append(line)
 assert any("Model server stopped." in line for line in said), said
 """

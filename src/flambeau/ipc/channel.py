@@ -29,13 +29,13 @@ class BlockingChannel(Generic[Message]):
         self._decoder: FrameDecoder[Message] = FrameDecoder(message_type)
         self._lock = threading.Lock()
 
-    def send(self, message: msgspec.Struct) -> None:
-        """Send one message. Raises `OSError` when the peer is gone, `FramingError` when it is too
-        large; then nothing was sent.
+    def send(self, *messages: msgspec.Struct) -> None:
+        """Send messages, together. Raises `OSError` when the peer is gone, `FramingError` when one
+        is too large; then nothing was sent.
         """
-        frame = encode(message)
+        frames = [encode(message) for message in messages]
         with self._lock:
-            self._socket.sendall(frame)
+            self._socket.sendall(frames[0] if len(frames) == 1 else b"".join(frames))
 
     def receive(self) -> Iterator[Message]:
         """Yield messages until the peer closes. A peer that dies within a frame also ends it."""

@@ -1,5 +1,6 @@
 """A model that does what a request tells it to, and short ways to talk to a running server."""
 
+import contextlib
 import json
 import os
 import socket
@@ -76,11 +77,13 @@ def show(value):
 """
 
 
-def free_port() -> int:
-    """A port of the loopback address that nobody listens at."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+def free_ports(count: int) -> list[int]:
+    """Different ports of the loopback address that nobody listens at, for other processes."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for sock in sockets:
+            sock.bind(("127.0.0.1", 0))
+        return [int(sock.getsockname()[1]) for sock in sockets]
 
 
 def write_model(
@@ -117,12 +120,14 @@ def predict(
     """POST a body; underscores of header names become hyphens."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     url = f"{server.inference}/predictions/{model}"
-    return httpx.post(url, content=content, headers=named, timeout=30)
+    return httpx.post(url, content=content, headers=named, timeout=60)
 
 
 def describe(server: RunningServer, model: str) -> dict[str, object]:
     """One element of the describe answer."""
-    document: list[dict[str, object]] = httpx.get(f"{server.management}/models/{model}").json()
+    document: list[dict[str, object]] = httpx.get(
+        f"{server.management}/models/{model}", timeout=60
+    ).json()
     return document[0]
 
 
@@ -158,7 +163,7 @@ class Gate:
 
     def wait_entered(self, count: int = 1) -> None:
         """Wait until `count` processes stand at the gate."""
-        wait_until(lambda: self.entered() >= count, 20)
+        wait_until(lambda: self.entered() >= count)
 
     def open(self) -> None:
         """Let everybody through."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 _STEP_SECONDS = 0.02
 
 
-def wait_until(predicate: Callable[[], bool], seconds: float = 30.0) -> None:
+def wait_until(predicate: Callable[[], bool], seconds: float = 60.0) -> None:
     """Return as soon as `predicate()` is true. Raises `TimeoutError` after `seconds`."""
     pause = threading.Event()
     deadline = time.monotonic() + seconds

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from flambeau.handlers.runner import Runner
 from flambeau.ipc.channel import BlockingChannel
 from flambeau.ipc.messages import Cancel, Run, Stop, ToWorker
-from flambeau.worker.replies import Withdrawn, emitter, finish
+from flambeau.worker.replies import Replies
 
 if TYPE_CHECKING:
     import queue
@@ -51,15 +51,15 @@ class _AsyncWorker:
     async def _answer(self, run: Run) -> None:
         started = time.monotonic()
         (item,) = run.items
+        replies = Replies(self._channel, self._runner, run.batch)
         try:
-            await self._runner.run_async(
-                item, emitter(self._channel, self._runner, run.batch, Withdrawn())
-            )
+            await self._runner.run_async(item, replies)
         finally:
             del self._tasks[run.batch]
-            if not self._ending:
-                seconds = time.monotonic() - started
-                finish(self._channel, self._runner, run.batch, seconds)
+            if self._ending:
+                replies.flush()
+            else:
+                replies.finish(time.monotonic() - started)
             if self._runner.unusable and not self._ending:
                 self._end()
 

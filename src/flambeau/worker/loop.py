@@ -23,7 +23,7 @@ from flambeau.ipc.messages import Cancel, Load, Loaded, LoadFailed, Run, Stop, T
 from flambeau.worker.async_loop import serve_async
 from flambeau.worker.devices import prepare_compute
 from flambeau.worker.output import capture_output
-from flambeau.worker.replies import Withdrawn, emitter, finish, send_measured
+from flambeau.worker.replies import Replies, Withdrawn, send_measured
 
 logger = logging.getLogger("flambeau.worker")
 
@@ -91,5 +91,6 @@ def _answer(
     channel: BlockingChannel[ToWorker], runner: Runner, run: Run, withdrawn: Withdrawn
 ) -> None:
     started = time.monotonic()
-    runner.run(run.items, emitter(channel, runner, run.batch, withdrawn))
-    finish(channel, runner, run.batch, time.monotonic() - started)
+    replies = Replies(channel, runner, run.batch, withdrawn)
+    runner.run(run.items, replies)
+    replies.finish(time.monotonic() - started)

@@ -3,12 +3,15 @@
 import threading
 
 from flambeau.errors import ErrorKind, PredictionError
-from flambeau.handlers.answers import Abandoned, Emit
+from flambeau.handlers.answers import Abandoned
 from flambeau.handlers.runner import Runner
 from flambeau.ipc.channel import BlockingChannel
 from flambeau.ipc.framing import FramingError
 from flambeau.ipc.messages import Done, Failed, Output, ToWorker
 from flambeau.types import Chunk
+
+_HELD_BYTES = 64 * 1024
+"""Bodies of more bytes than this are sent at once: the server would not read them in one go."""
 
 
 class Withdrawn:
@@ -37,32 +40,66 @@ def send_measured(channel: BlockingChannel[ToWorker], runner: Runner) -> None:
         channel.send(record)
 
 
-def finish(channel: BlockingChannel[ToWorker], runner: Runner, batch: int, seconds: float) -> None:
-    """Say that a batch is finished, after its metrics."""
-    send_measured(channel, runner)
-    channel.send(Done(batch, seconds, runner.unusable))
+class Replies:
+    """What is sent for one batch. Called with a row's index, it sends a chunk or an error.
 
-
-def emitter(
-    channel: BlockingChannel[ToWorker], runner: Runner, batch: int, withdrawn: Withdrawn
-) -> Emit:
-    """A function that sends chunks and errors of this batch.
-
-    It raises `Abandoned` where more would follow and nobody waits for it.
+    Last chunks and errors are held back, unless they are large, and leave together with `Done`: who
+    has an answer finds the worker free again and its batch in the metrics. An error in the middle
+    of a stream leaves with the next chunk.
     """
 
-    def emit(index: int, result: Chunk | PredictionError) -> None:
-        send_measured(channel, runner)  # before the answer: who has it finds its metrics
-        if isinstance(result, PredictionError):
-            failed = Failed(batch, index, result.kind, result.message, result.status)
-            channel.send(failed)
-            return
-        if not result.last and batch in withdrawn:
-            raise Abandoned
-        try:
-            channel.send(Output(batch, index, result))
-        except FramingError as error:  # nothing was sent: the channel is whole
-            text = f"The handler's answer is too large to be sent in one part: {error}."
-            channel.send(Failed(batch, index, ErrorKind.HANDLER_FAILED, text))
+    def __init__(
+        self,
+        channel: BlockingChannel[ToWorker],
+        runner: Runner,
+        batch: int,
+        withdrawn: Withdrawn | None = None,
+    ) -> None:
+        self._channel = channel
+        self._runner = runner
+        self._batch = batch
+        self._withdrawn = withdrawn
+        self._held: list[Output | Failed] = []
+        self._held_bytes = 0
 
-    return emit
+    def __call__(self, index: int, result: Chunk | PredictionError) -> None:
+        """Send, or hold back. Raises `Abandoned` where more would follow and nobody waits for it."""
+        send_measured(
+            self._channel, self._runner
+        )  # before the answer: who has it finds its metrics
+        if isinstance(result, PredictionError):
+            failed = Failed(self._batch, index, result.kind, result.message, result.status)
+            self._held.append(failed)
+            return
+        if not result.last and self._withdrawn is not None and self._batch in self._withdrawn:
+            raise Abandoned
+        self._held.append(Output(self._batch, index, result))
+        self._held_bytes += len(result.body)
+        if not result.last or self._held_bytes > _HELD_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what was held back."""
+        self._send()
+
+    def finish(self, seconds: float) -> None:
+        """Say that the batch is finished, after its metrics."""
+        send_measured(self._channel, self._runner)
+        self._send(Done(self._batch, seconds, self._runner.unusable))
+
+    def _send(self, *last: Done) -> None:
+        held, self._held, self._held_bytes = self._held, [], 0
+        try:
+            self._channel.send(*held, *last)
+        except FramingError:  # nothing was sent: the channel is whole
+            for message in held:
+                self._send_alone(message)
+            self._channel.send(*last)
+
+    def _send_alone(self, message: Output | Failed) -> None:
+        try:
+            self._channel.send(message)
+        except FramingError as error:
+            text = f"The handler's answer is too large to be sent in one part: {error}."
+            failed = Failed(message.batch, message.index, ErrorKind.HANDLER_FAILED, text)
+            self._channel.send(failed)
