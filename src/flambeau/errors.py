@@ -118,3 +118,8 @@ class PredictionError(FlambeauError):
     ) -> None:
         super().__init__(kind, message)
         self.status = status
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, in one line of a message; its type's name if nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -168,7 +168,13 @@ def test_a_handler_of_one_s_own_without_tokenizer_files(examined: Examine) -> No
 
 @pytest.mark.parametrize(
     ("handler", "codes"),
-    [("base_handler", {"weights"}), ("text_classifier", {"weights", "vocabulary"})],
+    [
+        ("base_handler", {"weights"}),
+        ("image_classifier", {"weights"}),
+        ("text_classifier", {"weights", "vocabulary"}),
+        ("dali_image_classifier", {"import", "weights"}),
+        ("vllm_handler", {"import"}),
+    ],
 )
 def test_built_in_handlers(tmp_path: Path, handler: str, codes: set[str]) -> None:
     """What they need and do not find."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from flambeau.errors import HubError
+from flambeau.errors import HubError, first_line
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
@@ -159,7 +159,7 @@ def _list_files(source: _Source) -> "ModelInfo":
     # The transport's errors are httpx's or httpx2's, by the version of huggingface_hub, and an
     # address that is no hub may answer anything.
     except Exception as error:  # noqa: BLE001 - for the reason above
-        raise _UnreachableError(_first_line(error)) from None
+        raise _UnreachableError(first_line(error)) from None
 
 
 def _download(source: _Source, listing: "ModelInfo", report: Callable[[str], None]) -> Path:
@@ -197,7 +197,7 @@ def _broken_off(source: _Source, error: Exception) -> HubError:
         remedy = "The disk is full: make room, or set HF_HOME to a folder with more"
     return HubError(
         f"Model {source.name}: the download from {_endpoint()} to {_cache()} broke off"
-        f" ({_first_line(error)}). {remedy}."
+        f" ({first_line(error)}). {remedy}."
     )
 
 
@@ -293,7 +293,3 @@ def _cache() -> str:
     from huggingface_hub import constants
 
     return str(constants.HF_HUB_CACHE)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -20,7 +20,7 @@ from flambeau.archive.manifest import (
     new_manifest,
     write_manifest,
 )
-from flambeau.archive.pack import ArchiveFormat, PackRequest, pack
+from flambeau.archive.pack import PackRequest, pack
 from flambeau.archive.staging import staged_folder
 from flambeau.errors import ArchiveError
 
@@ -126,14 +126,3 @@ def pack_folder(
 def handler_settings(**choices: object) -> dict[str, object]:
     """The `handler:` document of the native handler, without what was not chosen."""
     return {"handler": {key: value for key, value in choices.items() if value is not None}}
-
-
-__all__ = [
-    "ArchiveFormat",
-    "ModelFolder",
-    "adopt",
-    "handler_settings",
-    "is_model_folder",
-    "pack_folder",
-    "read_model_folder",
-]

@@ -16,6 +16,7 @@ from typing import BinaryIO
 STAGE_SUFFIX = ".part"
 
 _SYNCED_ONE_BY_ONE = 64
+_NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
 def stage_path(target: Path) -> Path:
@@ -24,11 +25,15 @@ def stage_path(target: Path) -> Path:
 
 
 @contextmanager
-def staged_file(target: Path) -> Iterator[BinaryIO]:
-    """Open a file that takes `target`'s place when the block ends without an exception."""
+def staged_file(target: Path, *, private: bool = False) -> Iterator[BinaryIO]:
+    """Open a file that takes `target`'s place when the block ends without an exception.
+
+    A `private` one can be read by its owner only, from its first byte.
+    """
     stage = stage_path(target)
     try:
-        with stage.open("xb") as file:
+        descriptor = os.open(stage, _NEW_FILE, 0o600 if private else 0o666)
+        with os.fdopen(descriptor, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

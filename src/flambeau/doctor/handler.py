@@ -20,7 +20,18 @@ from flambeau.handlers.settings import HandlerSettings, read_json_object, read_s
 from flambeau.tasks import available
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json")
-_VISION = frozenset({"vision_handler", "image_classifier", "image_segmenter", "object_detector"})
+_NEEDED = {
+    **dict.fromkeys(
+        ("vision_handler", "image_classifier", "image_segmenter", "object_detector"),
+        ("PIL", "pillow"),
+    ),
+    "dali_image_classifier": ("nvidia.dali", "nvidia-dali-cuda120"),
+    "vllm_handler": ("vllm", "vllm"),
+    "trt_llm_handler": ("tensorrt_llm", "tensorrt_llm"),
+}
+"""The package that a built-in handler imports, and the distribution that brings it."""
+_NAMED_IN_YAML = frozenset({"vllm_handler", "trt_llm_handler"})
+"""Handlers whose model is named in model-config.yaml."""
 _TEXT = frozenset({"text_handler", "text_classifier"})
 _SENTENCEPIECE = ("*.model", "sentencepiece.bpe.model")
 
@@ -141,9 +152,13 @@ def _without_file(handler: str, module: str, manifest: Manifest, model_dir: Path
 
 def _built_in(module: str, manifest: Manifest, model_dir: Path) -> Iterator[Finding]:
     """What one of TorchServe's own handlers needs, and does not find."""
-    if module in _VISION and find_spec("torchvision") is None:
-        what = f"The built-in {module} needs torchvision, which is not installed here."
-        yield Finding("error", "import", "", what, "pip install torchvision beside Flambeau.")
+    package, distribution = _NEEDED.get(module, ("", ""))
+    brought = bool(manifest.model.requirements_file)  # perhaps: what it brings is not looked up
+    if package and not brought and not _is_installed(package):
+        what = f"The built-in {module} needs {package}, which is not installed here."
+        yield Finding("error", "import", "", what, f"pip install {distribution} beside Flambeau.")
+    if module in _NAMED_IN_YAML:
+        return
     if not manifest.model.serialized_file and not manifest.model.model_file:
         what = f"The built-in {module} has no model to load."
         yield Finding("error", "weights", "", what, "Pack it with --serialized-file.")
@@ -151,6 +166,13 @@ def _built_in(module: str, manifest: Manifest, model_dir: Path) -> Iterator[Find
     if module in _TEXT and not (model_dir / vocabulary).is_file():
         what = f"The built-in {module} needs a vocabulary, and there is no {vocabulary}."
         yield Finding("error", "vocabulary", "", what, "Pack it with --extra-files.")
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:  # of the package above it
+        return False
 
 
 def _entry(file: str, function: str, sources: list[Source]) -> list[Finding]:

@@ -36,7 +36,7 @@ from flambeau.engines.base import (
     row_mask,
     until_end,
 )
-from flambeau.errors import LoadError
+from flambeau.errors import LoadError, first_line
 from flambeau.types import TaskName
 
 logger = logging.getLogger(__name__)
@@ -154,9 +154,9 @@ def _load_model(source: ModelSource, device: str) -> Any:
     except LoadError:
         raise
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        place = weights or source.file
         raise LoadError(
-            f"The {source.task} model cannot be loaded from {weights or source.file}: {reason}"
+            f"The {source.task} model cannot be loaded from {place}: {first_line(error)}"
         ) from error
     _check_head(model, report["missing_keys"], source.task)
     return model.to(device).eval()

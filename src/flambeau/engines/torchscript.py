@@ -35,7 +35,7 @@ from flambeau.engines.base import (
     row_mask,
     until_end,
 )
-from flambeau.errors import LoadError
+from flambeau.errors import LoadError, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -95,9 +95,8 @@ class Engine:
                 warnings.simplefilter("ignore", DeprecationWarning)
                 return load(str(file), map_location=self.device).eval()
         except (RuntimeError, ValueError) as error:
-            reason = (str(error).strip().splitlines() or ["unreadable"])[0]
             raise LoadError(
-                f"{file.name} cannot be loaded as TorchScript: {reason} If it holds weights,"
+                f"{file.name} cannot be loaded as TorchScript: {first_line(error)} If it holds weights,"
                 " set save_mode: pretrained."
             ) from error
 

@@ -32,7 +32,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import NameOID
 
 from flambeau.config import ServerConfig
-from flambeau.errors import ConfigError
+from flambeau.errors import ConfigError, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -120,13 +120,13 @@ def _from_files(key_file: Path, certificate_file: Path) -> Identity:
     except ValueError as error:
         raise ConfigError(
             f"private_key_file={key_file} holds no private key in PEM (PKCS#8 or PKCS#1):"
-            f" {_first_line(error)}"
+            f" {first_line(error)}"
         ) from error
     try:
         chain = x509.load_pem_x509_certificates(_read("certificate_file", certificate_file))
     except ValueError as error:
         raise ConfigError(
-            f"certificate_file={certificate_file} holds no certificate in PEM: {_first_line(error)}"
+            f"certificate_file={certificate_file} holds no certificate in PEM: {first_line(error)}"
         ) from error
     if key.public_key() != chain[0].public_key():
         raise ConfigError(
@@ -151,7 +151,7 @@ def _from_keystore(file: Path, password: str, kind: str) -> Identity:
     except ValueError as error:
         raise ConfigError(
             f"keystore={file} is no PKCS12 file, or keystore_pass is not its password:"
-            f" {_first_line(error)}"
+            f" {first_line(error)}"
         ) from error
     if key is None or certificate is None:
         raise ConfigError(f"No key entry found in keystore={file}.")
@@ -200,7 +200,3 @@ def _read(key: str, file: Path) -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise ConfigError(f"{key}={file} cannot be read: {error.strerror or error}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]

@@ -9,7 +9,7 @@ import msgspec
 
 from flambeau import engines, tasks
 from flambeau.engines.base import Engine, GenerationSettings, ModelSource, TokenSequence
-from flambeau.errors import ConfigError, LoadError, PredictionError
+from flambeau.errors import ConfigError, LoadError, PredictionError, first_line
 from flambeau.handlers.labels import read_labels, warn_missing_labels
 from flambeau.handlers.settings import HandlerSettings, read_json_object, read_settings
 from flambeau.handlers.tokenizer import TextTokenizer, load_tokenizer, model_positions
@@ -105,9 +105,8 @@ def _warm_up(model: NativeModel, labels: list[str] | None) -> None:
             return
         outputs = model.engine.forward([sequence])[0]
     except Exception as error:
-        reason = (str(error).strip().splitlines() or ["no message"])[0]
         raise LoadError(
-            f"The model loads but does not run: {type(error).__name__}: {reason}"
+            f"The model loads but does not run: {type(error).__name__}: {first_line(error)}"
         ) from error
     missing = [name for name in getattr(model.task, "outputs", ()) if name not in outputs]
     if missing:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from tokenizers import Tokenizer
 
-from flambeau.errors import ErrorKind, LoadError, PredictionError
+from flambeau.errors import ErrorKind, LoadError, PredictionError, first_line
 from flambeau.handlers.settings import HandlerSettings, read_json_object
 from flambeau.tasks.base import BaseTask, Encoding, GenerationTask, TextInput
 
@@ -183,12 +183,12 @@ def _find(model_dir: Path, settings: HandlerSettings) -> TokenizerSource:
         try:
             return _from_transformers(str(model_dir), settings, local=True)
         except Exception as error:  # noqa: BLE001 - any failure means: try the next source
-            tried.append(f"the archive's vocabulary: {_first_line(error)}")
+            tried.append(f"the archive's vocabulary: {first_line(error)}")
     if settings.model_name:
         try:
             source = _from_hub(settings.model_name, settings)
         except Exception as error:  # noqa: BLE001 - as above
-            tried.append(f"{settings.model_name} on the hub: {_first_line(error)}")
+            tried.append(f"{settings.model_name} on the hub: {first_line(error)}")
         else:
             logger.warning(
                 "The archive carries no tokenizer: using the one of %s from the Hugging Face cache"
@@ -208,7 +208,7 @@ def _from_file(path: Path, config: dict[str, object]) -> TokenizerSource:
     try:
         return TokenizerSource(Tokenizer.from_file(str(path)), config)
     except Exception as error:
-        raise LoadError(f"tokenizer.json cannot be read: {_first_line(error)}.") from error
+        raise LoadError(f"tokenizer.json cannot be read: {first_line(error)}.") from error
 
 
 def _from_hub(model_name: str, settings: HandlerSettings) -> TokenizerSource:
@@ -317,7 +317,3 @@ def _check_lower_case(tokenizer: Tokenizer, settings: HandlerSettings) -> None:
 def _listing(model_dir: Path) -> str:
     names = sorted(entry.name for entry in model_dir.iterdir())
     return ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

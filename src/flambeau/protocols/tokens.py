@@ -4,6 +4,7 @@ Open to the holder of the `API` key only. The answer is TorchServe's, an empty l
 in the key file, for those who may read it, and not in a response that proxies and shells keep.
 """
 
+import asyncio
 from urllib.parse import parse_qs
 
 from starlette.types import Receive, Scope, Send
@@ -26,6 +27,7 @@ class TokenApi:
 
     def __init__(self, tokens: Tokens) -> None:
         self._tokens = tokens
+        self._renewing = asyncio.Lock()
 
     def endpoint(self, method: str, segments: list[str]) -> Endpoint | None:  # noqa: ARG002
         """`/token`, with every method."""
@@ -37,7 +39,8 @@ class TokenApi:
         if named not in _RENEWABLE:
             raise FlambeauError(ErrorKind.INVALID_KEY_TYPE, TOKEN_API_REFUSED)
         try:
-            self._tokens.renew(_RENEWABLE[named])
+            async with self._renewing:
+                await asyncio.to_thread(self._tokens.renew, _RENEWABLE[named])
         except OSError as error:
             raise FlambeauError(
                 ErrorKind.INTERNAL,

@@ -117,29 +117,29 @@ def resolve_options(
     return ModelOptions(
         min_workers=low,
         max_workers=high,
-        batch_size=_positive(
+        batch_size=first_positive(
             registration.batch_size, from_yaml.batch_size, _preset(preset, "batchSize")
         ),
-        max_batch_delay=_positive(
+        max_batch_delay=first_positive(
             registration.max_batch_delay,
             from_yaml.max_batch_delay,
             _preset(preset, "maxBatchDelay"),
             DEFAULT_DELAY_MS,
         ),
-        response_timeout=_positive(
+        response_timeout=first_positive(
             from_yaml.response_timeout,
             _preset(preset, "responseTimeout"),
             registration.response_timeout,
             config.default_response_timeout,
         ),
-        startup_timeout=_positive(
+        startup_timeout=first_positive(
             from_yaml.startup_timeout,
             _preset(preset, "startupTimeout"),
             registration.startup_timeout,
             config.default_startup_timeout,
         ),
         client_timeout=max(from_yaml.client_timeout_in_mills or 0, 0) / 1000,
-        queue_size=_positive(from_yaml.job_queue_size, config.job_queue_size, 100),
+        queue_size=first_positive(from_yaml.job_queue_size, config.job_queue_size, 100),
         max_retry_timeout=_first_set(from_yaml.max_retry_timeout_in_sec, 300),
         placement=placement,
         use_job_ticket=bool(from_yaml.use_job_ticket),
@@ -174,8 +174,8 @@ def _workers(
     """Yaml, then presets, then what was asked for, then one worker per GPU, or one on the CPU."""
     pair = from_yaml.workers()
     if pair is None and registration.at_startup:
-        low = _positive(_preset(preset, "minWorkers"))
-        high = _positive(_preset(preset, "maxWorkers"), low)
+        low = first_positive(_preset(preset, "minWorkers"))
+        high = first_positive(_preset(preset, "maxWorkers"), low)
         pair = (low, max(low, high)) if low else None
     if pair is not None:
         return pair
@@ -195,7 +195,7 @@ def _preset(preset: Mapping[str, object], key: str) -> int | None:
 Number = TypeVar("Number", int, float)
 
 
-def _positive(*choices: Number | None) -> Number:
+def first_positive(*choices: Number | None) -> Number:
     """The first choice above zero, else zero."""
     for choice in choices:
         if choice is not None and choice > 0:

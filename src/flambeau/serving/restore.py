@@ -9,7 +9,7 @@ from typing import Protocol
 import msgspec
 
 from flambeau.errors import FlambeauError
-from flambeau.serving.options import ModelOptions
+from flambeau.serving.options import ModelOptions, first_positive
 from flambeau.serving.registry import Registry
 from flambeau.serving.served_model import ServedModel
 from flambeau.serving.snapshots import SavedModel, read_state
@@ -59,13 +59,9 @@ def restored_options(options: ModelOptions, saved: SavedModel) -> ModelOptions:
         max_workers=max(saved.max_workers, low),
         batch_size=0 if saved.batch_size_open else max(saved.batch_size, 1),
         max_batch_delay=max(saved.max_batch_delay, 0),
-        response_timeout=_positive(saved.response_timeout, options.response_timeout),
-        startup_timeout=_positive(saved.startup_timeout, options.startup_timeout),
+        response_timeout=first_positive(saved.response_timeout, options.response_timeout),
+        startup_timeout=first_positive(saved.startup_timeout, options.startup_timeout),
     )
-
-
-def _positive(saved: float | None, otherwise: float) -> float:
-    return saved if saved is not None and saved > 0 else otherwise
 
 
 async def restore(management: Restoring, document: Mapping[str, object]) -> None:

@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
@@ -138,8 +137,8 @@ class Snapshots:
         pairs = self._properties | {MODEL_SNAPSHOT: json.dumps(document, indent=2)}
         body = java_properties(pairs).encode()
         head = f"#Saving snapshot\n#{now:%a %b %d %H:%M:%S %Z %Y}\n".encode()
-        with staged_file(self._folder / name) as file:
-            os.fchmod(file.fileno(), 0o600)  # may hold a password of the configuration
+        # private: it may hold a password of the configuration
+        with staged_file(self._folder / name, private=True) as file:
             file.write(head + _SEAL + hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
         self._prune(kind)
 

@@ -9,14 +9,13 @@ import datetime
 import hmac
 import json
 import logging
-import os
 import re
 import secrets
-import tempfile
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 
+from flambeau.archive.staging import staged_file
 from flambeau.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -81,7 +80,10 @@ class Tokens:
         return found
 
     def renew(self, scope: TokenScope) -> None:
-        """Replace a key in the file and at once in the server. Raises `OSError`: the old one stays."""
+        """Replace a key in the file and at once in the server. Raises `OSError`: the old one stays.
+
+        Waits for the disk; one call at a time, in any thread.
+        """
         old_key, old_end = self._keys[scope], self._ends[scope]
         self._keys[scope], self._ends[scope] = secrets.token_urlsafe(_KEY_BYTES), self._end()
         try:
@@ -110,15 +112,8 @@ class Tokens:
             if scope in self._ends:
                 moment = self._ends[scope].isoformat(timespec="microseconds")
                 document[scope]["expiration time"] = moment.replace("+00:00", "Z")
-        # `mkstemp` makes a file that only its owner can read.
-        descriptor, name = tempfile.mkstemp(prefix=".key_file-", dir=self.file.parent)
-        try:
-            with os.fdopen(descriptor, "w") as draft:
-                json.dump(document, draft, indent=2)
-            Path(name).replace(self.file)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        with staged_file(self.file, private=True) as file:
+            file.write(json.dumps(document, indent=2).encode())
 
 
 def bearer_key(header: str) -> str:
