@@ -213,6 +213,21 @@ def test_one_item_can_fail_alone(load: Load) -> None:
     assert (own.message, own.status) == ("no", 422)
 
 
+def test_an_exception_without_a_text(load: Load) -> None:
+    """One whose `str` fails is an error like any other; TorchServe's worker ends with it."""
+    served = load("""
+        class Speechless(Exception):
+            def __str__(self):
+                raise RuntimeError("no words")
+        def handle(data, context):
+            if data is not None and data[0]["body"] == "bad":
+                raise Speechless
+            return ["fine"] * len(data or [])
+    """)
+    assert [error.message for error in served.errors("bad")] == ["Prediction failed"]
+    assert served.answer("good") == [b"fine"]
+
+
 @pytest.mark.parametrize("failure", ["SystemExit(3)", "KeyboardInterrupt", "CancelledError"])
 def test_what_ends_a_process_ends_one_batch_only(
     load: Load, caplog: pytest.LogCaptureFixture, failure: str

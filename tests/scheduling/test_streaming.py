@@ -1,8 +1,10 @@
 """Handlers that stream, over HTTP (contract.md section 5.7), beyond one client's one stream."""
 
 import asyncio
+import socket
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -29,8 +31,9 @@ def handle(data, context):
     try:
         for part in range(int(headers.get("x-parts", 1))):
             chunk = {"part": part} if "x-json" in headers else f"{part} of {len(data)}\\n"
+            code = int(headers.get("x-code" if part else "x-first-code", 200))
             send_intermediate_predict_response(
-                [chunk] * len(data), context.request_ids, "Intermediate", 200, context)
+                [chunk] * len(data), context.request_ids, "Intermediate", code, context)
             context.set_response_header(0, "x-late", "1")
             time.sleep(float(headers.get("x-pause", 0)))
     finally:
@@ -64,6 +67,30 @@ def test_the_first_chunk_brings_status_and_headers(server: RunningServer) -> Non
     assert answer.text == '{\n  "part": 0\n}{\n  "part": 1\n}end'
     assert "x-late" not in answer.headers
     assert "ts_stream_next" not in answer.headers
+
+
+def test_an_intermediate_error_ends_the_answer(server: RunningServer) -> None:
+    """A code other than 200 is an error with the message that comes with it, as in TorchServe."""
+    pids = worker_pids(server, "stream")
+    with pytest.raises(httpx.RemoteProtocolError):
+        post(server, x_parts="3", x_code="429")  # its first chunk is out
+    answer = post(server, x_parts="1", x_first_code="429")
+    assert answer.status_code == 429
+    assert answer.json()["message"] == "Intermediate"
+    assert post(server).text == "0 of 1\nend"
+    assert worker_pids(server, "stream") == pids
+
+
+def test_a_stream_to_an_old_client_has_no_chunks(server: RunningServer) -> None:
+    """HTTP/1.0 has none: the connection's end is the stream's (TorchServe sends chunks)."""
+    url = urlsplit(server.inference)
+    with socket.create_connection((url.hostname, url.port), timeout=20) as sock:
+        sock.sendall(b"POST /predictions/stream HTTP/1.0\r\nx-parts: 2\r\n\r\n")
+        received = b"".join(iter(lambda: sock.recv(65536), b""))
+    head, _, body = received.partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in head.lower()
+    assert b"connection: close" in head.lower()
+    assert body == b"0 of 1\n1 of 1\nend"
 
 
 async def test_a_batch_streams_together(server: RunningServer, gate: Gate) -> None:

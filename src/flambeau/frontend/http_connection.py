@@ -53,10 +53,18 @@ GOODBYE_SECONDS = 1.0
 
 
 class _Cycle(RequestResponseCycle):
-    """One request and its response, whose start may carry a reason phrase of the handler's."""
+    """One request and its response, whose start may carry a reason phrase of the handler's.
+
+    A stream to an HTTP/1.0 client has no chunks, which it would not understand: the connection's
+    end is the stream's.
+    """
+
+    _until_close = False
 
     @override
     async def send(self, message: "ASGISendEvent") -> None:
+        if self.scope["http_version"] == "1.0":
+            self._without_chunks(cast("dict[str, object]", message))
         reason = cast("dict[str, bytes]", message).get(REASON)
         if not reason or self.response_started:
             await super().send(message)
@@ -68,6 +76,18 @@ class _Cycle(RequestResponseCycle):
             await super().send(message)
         finally:
             self.transport = transport
+
+    def _without_chunks(self, message: dict[str, object]) -> None:
+        """Let uvicorn expect neither chunks nor a length, where a stream has none."""
+        if self.response_started:
+            if self._until_close:
+                more = bool(message.get("more_body"))
+                self.expected_content_length = len(cast("bytes", message.get("body", b""))) + more
+            return
+        headers = cast("list[tuple[bytes, bytes]]", message.get("headers", []))
+        if all(name.lower() != b"content-length" for name, _ in headers):
+            self._until_close = True
+            self.chunked_encoding = False
 
 
 class _StatusLine:

@@ -45,12 +45,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(error, torch.OutOfMemoryError):
         return True
-    return not isinstance(error, FlambeauError) and "CUDA" in str(error)
+    return not isinstance(error, FlambeauError) and "CUDA" in clean_text(error)
 
 
 def breaks_device(error: BaseException) -> bool:
     """Whether a CUDA error has left this process unusable: any but a lack of memory may have."""
-    if isinstance(error, FlambeauError | PredictionException) or "CUDA" not in str(error):
+    if isinstance(error, FlambeauError | PredictionException) or "CUDA" not in clean_text(error):
         return False
     torch = sys.modules.get("torch")
     return torch is None or not isinstance(error, torch.OutOfMemoryError)
@@ -58,7 +58,7 @@ def breaks_device(error: BaseException) -> bool:
 
 def describe(error: BaseException, model_dir: Path) -> str:
     """`ValueError: text (my_handler.py:12)`: the place is the innermost one in the archive."""
-    text = _one_line(str(error))
+    text = _one_line(error)
     told = f"{type(error).__name__}: {text}" if text else type(error).__name__
     if isinstance(error, SyntaxError) and error.filename:
         return told  # says the file and line itself
@@ -70,6 +70,6 @@ def describe(error: BaseException, model_dir: Path) -> str:
     return f"{told} ({places[-1]})" if places else told
 
 
-def _one_line(text: str) -> str:
+def _one_line(text: object) -> str:
     line = " ".join(clean_text(text).split())
     return line if len(line) <= _LONGEST_TEXT else f"{line[:_LONGEST_TEXT]}…"

@@ -55,4 +55,8 @@ def prediction_error(error: PredictionError | PredictionException) -> Prediction
 
 def clean_text(text: object) -> str:
     """`str(text)` with "?" for what UTF-8 cannot express, so that it can leave the process."""
-    return str(text).encode("utf-8", "replace").decode()
+    try:
+        told = str(text)
+    except Exception:  # noqa: BLE001  # users' code
+        told = f"(a {type(text).__name__} whose text cannot be told)"
+    return told.encode("utf-8", "replace").decode()

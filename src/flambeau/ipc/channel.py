@@ -28,11 +28,14 @@ class BlockingChannel(Generic[Message]):
         self._socket = sock
         self._decoder: FrameDecoder[Message] = FrameDecoder(message_type)
         self._lock = threading.Lock()
+        self._mute = False
 
     def send(self, *messages: msgspec.Struct) -> None:
         """Send messages, together. Raises `OSError` when the peer is gone, `FramingError` when one
-        is too large; then nothing was sent.
+        is too large; then nothing was sent. SystemExit after `mute`.
         """
+        if self._mute:
+            raise SystemExit(1)
         frames = [encode(message) for message in messages]
         with self._lock:
             self._socket.sendall(frames[0] if len(frames) == 1 else b"".join(frames))
@@ -75,6 +78,11 @@ class BlockingChannel(Generic[Message]):
                 return None
             parts += data
         return bytes(parts)
+
+    def mute(self) -> None:
+        """Close the socket in a copy of the process, whose every attempt to send will end it."""
+        self._mute = True
+        self._socket.close()
 
     def fileno(self) -> int:
         """The socket's descriptor, for a selector."""

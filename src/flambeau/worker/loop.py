@@ -8,6 +8,7 @@ the handler is doing.
 """
 
 import asyncio
+import functools
 import gc
 import logging
 import os
@@ -32,6 +33,7 @@ def work(sock: socket.socket) -> int:
     """Serve one model over `sock`; returns the exit code."""
     channel: BlockingChannel[ToWorker] = BlockingChannel(sock, ToWorker)  # type: ignore[arg-type]  # a union is no `type`
     capture_output(channel)
+    os.register_at_fork(after_in_child=functools.partial(_silence_child, channel))
     inbox: queue.SimpleQueue[ToWorker] = queue.SimpleQueue()
     withdrawn = Withdrawn()
     reader = threading.Thread(
@@ -53,6 +55,16 @@ def work(sock: socket.socket) -> int:
         if isinstance(message, Run):
             _answer(channel, runner, message, withdrawn)
     return 0
+
+
+def _silence_child(channel: BlockingChannel[ToWorker]) -> None:
+    """A process that the handler forks has no voice: two of them would mix up their messages.
+
+    What it logs goes where it prints. One that comes back from the handler, as its parent does,
+    ends with the first answer that it tries to send.
+    """
+    channel.mute()
+    logging.getLogger().handlers[:] = [logging.StreamHandler()]
 
 
 def _read(

@@ -11,6 +11,7 @@ from typing import Any
 from typing_extensions import override
 
 from flambeau.handlers.ts.protocol.frames import parse_response
+from flambeau.handlers.ts.utils.util import PredictionException
 
 __all__ = ["Context", "RequestProcessor"]
 
@@ -198,11 +199,14 @@ class _ChunkSocket:
 
     def sendall(self, frame: bytes | bytearray) -> None:
         """Send what `create_predict_response` made; ValueError for anything else."""
-        _, _, parts = parse_response(frame)
+        code, message, parts = parse_response(frame)
         if self._context.chunk_sink is None:
             raise RuntimeError("no request is running: a chunk can only be sent within handle()")
         ids = {index: part.request_id for index, part in enumerate(parts)}
-        self._context.chunk_sink([part.body for part in parts], ids)
+        if code == 200:  # HTTP's OK
+            self._context.chunk_sink([part.body for part in parts], ids)
+        else:
+            self._context.chunk_sink([PredictionException(message, code)] * len(parts), ids)
 
 
 def _header_name(part: str) -> str:

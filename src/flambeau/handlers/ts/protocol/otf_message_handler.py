@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flambeau.handlers.ts.protocol.frames import Part, encode_response, item_bytes
+from flambeau.handlers.ts.utils.util import PredictionException
 
 __all__ = [
     "create_load_model_response",
@@ -21,6 +22,7 @@ _logger = logging.getLogger(__name__)
 
 LOAD_MSG = b"L"
 PREDICT_MSG = b"I"
+HTTP_OK = 200
 
 
 def send_intermediate_predict_response(
@@ -33,14 +35,18 @@ def send_intermediate_predict_response(
     """Send one chunk of each answer now; the handler's return value is the last chunk.
 
     `ret` has one entry per row; `req_id_map` (`context.request_ids`) says which request each one
-    belongs to. `message` and `code` are TorchServe's and carry nothing: statuses come from the
-    context. Does nothing on other ranks than the first of a distributed handler.
+    belongs to. A `code` other than 200 ends every answer with that error and `message`; the status
+    of a chunk comes from the context. Does nothing on other ranks than the first of a distributed
+    handler.
     """
-    del message, code
     if _rank() != 0:
         return
     if context is None or context.chunk_sink is None:
         raise RuntimeError("no request is running: a chunk can only be sent from within handle()")
+    if code != HTTP_OK:
+        ids = req_id_map or context.request_ids
+        context.chunk_sink([PredictionException(message, code)] * len(ids), ids)
+        return
     context.chunk_sink(ret, req_id_map)
 
 
