@@ -340,6 +340,16 @@ def test_which_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         config_file("nowhere", {})
 
 
+def test_files_of_other_editors_are_read(tmp_path: Path) -> None:
+    """With the mark that Windows puts before UTF-8, and in Latin-1, which Java's files are in."""
+    file = tmp_path / "config.properties"
+    file.write_bytes("\ufeffjob_queue_size=7\r\n".encode())
+    config = load_config(file, {}, {})
+    assert (config.job_queue_size, config.notes) == (7, ())
+    file.write_bytes("# f\xfcr alle\ncors_allowed_headers=\xe9\n".encode("latin-1"))
+    assert load_config(file, {}, {}).cors_allowed_headers == "\xe9"
+
+
 def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
     """The error says which file and why."""
     file = tmp_path / "config.properties"

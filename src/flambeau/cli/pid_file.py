@@ -8,6 +8,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from flambeau.errors import ConfigError
+
+ALREADY_RUNNING = "TorchServe is already running, please use torchserve --stop to stop TorchServe."
 STOP_SECONDS = 60
 
 _INTERPRETERS = ("python", "pypy", "java")
@@ -41,14 +44,42 @@ def running_pid() -> int | None:
 
 @contextlib.contextmanager
 def claimed() -> Iterator[None]:
-    """This process is the server that the file names, until the block ends."""
-    _pid_file().write_text(str(os.getpid()))
+    """This process is the server that the file names, until the block ends.
+
+    Raises `ConfigError` where another server was quicker, or the file cannot be written.
+    """
+    try:
+        _claim()
+    except OSError as error:
+        raise ConfigError(
+            f"The pid file {_pid_file()} cannot be written: {error.strerror or error}."
+            " Name another folder for temporary files with TMPDIR."
+        ) from error
     try:
         yield
     finally:
         with contextlib.suppress(OSError, ValueError):
             if int(_pid_file().read_text()) == os.getpid():
                 _pid_file().unlink()
+
+
+def _claim() -> None:
+    """Write the file unless a server's is there: of two starts at one moment only one wins."""
+    file = _pid_file()
+    descriptor, draft = tempfile.mkstemp(prefix=f"{file.name}-", dir=file.parent)
+    try:
+        with os.fdopen(descriptor, "w") as written:
+            os.fchmod(descriptor, 0o644)
+            written.write(str(os.getpid()))
+        try:
+            os.link(draft, file)
+        except OSError as error:  # it is there, or the file system has no links
+            if running_pid() is not None:
+                raise ConfigError(ALREADY_RUNNING) from error
+            os.replace(draft, file)
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(draft)
 
 
 def stop(*, quiet: bool) -> int:

@@ -20,6 +20,7 @@ from flambeau.errors import ConfigError, FlambeauError
 from flambeau.server import Server, serve
 
 _STARTED = b"started"
+_INTERRUPTED = 130
 
 _DESCRIPTION = """\
 Serve models over HTTP: Flambeau's drop-in for TorchServe's command. The server runs in the
@@ -51,6 +52,8 @@ def main(argv: list[str] | None = None) -> int:
     except FlambeauError as error:
         print(error)
         return 1
+    except KeyboardInterrupt:
+        return _INTERRUPTED
 
 
 def parser() -> argparse.ArgumentParser:
@@ -127,7 +130,7 @@ def parser() -> argparse.ArgumentParser:
 def _start(arguments: argparse.Namespace) -> int:
     running = pid_file.running_pid()
     if running is not None:
-        print("TorchServe is already running, please use torchserve --stop to stop TorchServe.")
+        print(pid_file.ALREADY_RUNNING)
         _hint(f"It is process {running}.")
         return 1
     config = _config(arguments)
@@ -144,10 +147,13 @@ def _run(config: ServerConfig, notes: tuple[str, ...], ready: int | None = None)
         logging.getLogger("flambeau.cli").warning("%s", note)
 
     async def started(_server: Server) -> None:
-        # One write: the log is written to the same stream by another thread.
-        print("Model server started.\n", end="", flush=True)  # stdout may be a supervisor's pipe
+        # One write: the log is written to the same stream by another thread. Whoever reads it, or
+        # waits for the start, may have gone: a server does not end for that.
+        with contextlib.suppress(OSError):
+            os.write(sys.stdout.fileno(), b"Model server started.\n")
         if ready is not None:
-            os.write(ready, _STARTED)
+            with contextlib.suppress(OSError):
+                os.write(ready, _STARTED)
             os.close(ready)
 
     with pid_file.claimed():
@@ -168,8 +174,12 @@ def _start_in_background(config: ServerConfig, notes: tuple[str, ...]) -> int:
         os.close(ready_read)
         _detached(config, notes, ready_write)
     os.close(ready_write)
-    with os.fdopen(ready_read, "rb") as ready:
-        message = ready.read()
+    try:
+        with os.fdopen(ready_read, "rb") as ready:
+            message = ready.read()
+    except KeyboardInterrupt:
+        _hint(f"Process {pid} goes on starting in the background; torchserve --stop ends it.")
+        return _INTERRUPTED
     if message == _STARTED:
         _hint(f"It is process {pid}; its log files are in {config.log_location}.")
         return 0

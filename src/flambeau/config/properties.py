@@ -17,10 +17,12 @@ def read_properties(file: Path, environment: Mapping[str, str]) -> dict[str, str
     `$$NAME$$` is replaced by that environment variable; `ConfigError` if it is not set.
     """
     try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} cannot be read: {error}") from error
-    pairs = _toml(file, text) if file.suffix == ".toml" else _java(text)
+        data = file.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror or error}") from error
+    pairs = (
+        _toml(file, _text(file, data)) if file.suffix == ".toml" else _java(_java_text(file, data))
+    )
     return {key: _expand(key, value, environment) for key, value in pairs.items()}
 
 
@@ -43,6 +45,23 @@ def _escape(text: str, also: str) -> str:
             units = character.encode("utf-16-be", "surrogatepass").hex()
             escaped += [f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4)]
     return "".join(escaped)
+
+
+def _text(file: Path, data: bytes) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file} cannot be read: {error}") from error
+
+
+def _java_text(file: Path, data: bytes) -> str:
+    """UTF-8, which Java reads as Latin-1; and Latin-1 where it is that, since Java takes it too."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        if b"\0" in data:
+            raise ConfigError(f"{file} cannot be read: it is no text in UTF-8") from error
+        return data.decode("latin-1")
 
 
 def _toml(file: Path, text: str) -> dict[str, str]:

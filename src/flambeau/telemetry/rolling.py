@@ -1,5 +1,6 @@
 """Log files that roll: at 100 MB and with a new day, compressed, five kept (section 2.7)."""
 
+import contextlib
 import gzip
 import re
 import shutil
@@ -47,7 +48,8 @@ class RollingFile:
         except OSError as error:
             if not self._failing:
                 self._failing = True
-                sys.stderr.write(f"{self._path}: lines are lost: {error.strerror or error}\n")
+                with contextlib.suppress(OSError, ValueError):  # stderr may be gone, too
+                    sys.stderr.write(f"{self._path}: lines are lost: {error.strerror or error}\n")
 
     def close(self) -> None:
         """Close the file."""
