@@ -1,72 +1,22 @@
 """Packing: what goes in, under which name, in which format, and what is refused."""
 
-import json
 import os
 import resource
 import signal
-import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from flambeau.archive.contents import is_transformers_handler
-from flambeau.archive.manifest import Manifest, read_manifest
-from flambeau.archive.pack import ArchiveFormat, PackRequest, pack
-from flambeau.archive.store import ModelStore
+from flambeau.archive.manifest import read_manifest
+from flambeau.archive.pack import ArchiveFormat, pack
 from flambeau.errors import ArchiveError, FlambeauError
+from tests.archive.packing import manifest_of, members, request
 
 FORMATS: list[ArchiveFormat] = ["default", "zip-store", "tgz", "no-archive"]
 SUFFIXES = {"default": ".mar", "zip-store": ".mar", "tgz": ".tar.gz", "no-archive": ""}
 
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with a model's files; the output goes to `out` beside it."""
-    folder = tmp_path / "here"
-    (folder / "data" / "sub").mkdir(parents=True)
-    (folder / "data" / ".hidden").mkdir()
-    (folder / "data" / "__pycache__").mkdir()
-    (folder / "data" / "sub" / "__MACOSX").mkdir()
-    for name in (
-        *("my.py", "net.py", "w.bin", "reqs.txt", "model.yaml", "a.txt", "b.txt"),
-        *("data/.dotfile", "data/c.txt", "data/sub/d.txt"),
-        *("data/.hidden/x", "data/__pycache__/y", "data/sub/__MACOSX/z"),
-    ):
-        (folder / name).write_text(f"content of {name}\n")
-    (tmp_path / "out").mkdir()
-    monkeypatch.chdir(folder)
-    return folder
-
-
-def request(**changes: object) -> PackRequest:
-    """Return a request with a handler file, to be changed as the test needs."""
-    fields = {
-        "model_name": "m",
-        "version": "1.0",
-        "handler": "my.py",
-        "export_path": Path("../out"),
-    }
-    return PackRequest(**(fields | changes))  # type: ignore[arg-type]  # the test's own keywords
-
-
-def members(path: Path) -> set[str]:
-    """Return the names of the files in an archive or folder, the manifest's left out."""
-    if path.is_dir():
-        names = {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
-    elif path.suffix == ".mar":
-        names = set(zipfile.ZipFile(path).namelist())
-    else:
-        with tarfile.open(path) as archive:
-            assert {name.split("/")[0] for name in archive.getnames()} == {"m"}
-            names = {name.partition("/")[2] for name in archive.getnames()}
-    assert "MAR-INF/MANIFEST.json" in names
-    return names - {"MAR-INF/MANIFEST.json"}
-
-
-def manifest_of(path: Path, tmp_path: Path) -> Manifest:
-    """Open a packed model as the server does."""
-    return ModelStore(path.parent, tmp_path / "cache").open(path).manifest
+pytestmark = pytest.mark.usefixtures("here")
 
 
 @pytest.mark.parametrize("archive_format", FORMATS)
@@ -298,93 +248,6 @@ def test_what_the_server_would_refuse_is_told() -> None:
     pack(request(serialized_file=Path("zeros.bin")), told.append)
     assert len(told) == 1
     assert told[0].startswith("warning: the server will refuse to unpack ../out/m.mar")
-
-
-@pytest.fixture
-def hub_folder(here: Path) -> Path:
-    """A folder as `save_pretrained` leaves it."""
-    folder = here / "bert"
-    folder.mkdir()
-    for name in ("model.safetensors", "config.json", "tokenizer.json", "vocab.txt", "other.txt"):
-        (folder / name).write_text(name)
-    (here / "my.py").write_text("import transformers\n")
-    return folder
-
-
-def test_tokenizer_is_packed_with_the_weights(hub_folder: Path, tmp_path: Path) -> None:
-    """Tokenizer and configuration beside the weights come along, and that is told in one line."""
-    told: list[str] = []
-    path = pack(request(serialized_file=hub_folder / "model.safetensors"), told.append)
-    assert members(path) == {"my.py", *(file.name for file in hub_folder.iterdir())} - {"other.txt"}
-    assert told == [
-        f"added config.json, tokenizer.json, vocab.txt from {hub_folder}, "
-        "where the serialized file is"
-    ]
-    assert manifest_of(path, tmp_path).model.serialized_file == "model.safetensors"
-
-
-def test_named_files_come_before_added_ones(hub_folder: Path, here: Path) -> None:
-    """A configuration that the user named is the one that is packed."""
-    (here / "config.json").write_text("mine")
-    path = pack(
-        request(
-            serialized_file=hub_folder / "model.safetensors",
-            extra_files="config.json",
-            archive_format="no-archive",
-        )
-    )
-    assert (path / "config.json").read_text() == "mine"
-    assert (path / "tokenizer.json").exists()
-
-
-@pytest.mark.parametrize(
-    ("handler", "added"), [("text_classifier", 0), ("transformers_handler", 3)]
-)
-def test_built_in_handlers(hub_folder: Path, handler: str, added: int) -> None:
-    """Only a Transformers handler gets the tokenizer."""
-    path = pack(request(handler=handler, serialized_file=hub_folder / "model.safetensors"))
-    assert len(members(path)) == 1 + added
-
-
-def test_shards(hub_folder: Path, tmp_path: Path) -> None:
-    """The shards of an index come along; a missing one is an error, a path is refused."""
-    index = hub_folder / "model.safetensors.index.json"
-    names = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
-    index.write_text(json.dumps({"weight_map": {"a": names[0], "b": names[1], "c": names[0]}}))
-    (hub_folder / names[0]).touch()
-    with pytest.raises(ArchiveError, match=f"{names[1]}, which is not beside it"):
-        pack(request(serialized_file=index, handler="base_handler"))
-    (hub_folder / names[1]).touch()
-    path = pack(request(serialized_file=index, handler="base_handler"))
-    assert members(path) == {index.name, *names}
-    for content in ('{"weight_map": {"a": "../x"}}', '{"weight_map": {"a": 1}}', "[]", "{"):
-        index.write_text(content)
-        with pytest.raises(ArchiveError, match=r"is not a shard index|not a file name"):
-            pack(request(serialized_file=index, force=True))
-
-
-@pytest.mark.parametrize(
-    ("source", "expected"),
-    [
-        ("transformers_handler", True),
-        ("import transformers", True),
-        ("import numpy, transformers.models.bert as b", True),
-        ("def f():\n    from transformers import AutoModel", True),
-        ("from flambeau.handlers.native import Handler", True),
-        ("from flambeau.handlers import native", True),
-        ("base_handler", False),
-        ("import torch", False),
-        ("import transformers_tools", False),
-        ("from . import transformers", False),
-        ("# import transformers", False),
-        ("s = 'import transformers \\d'", False),
-        ("import transformers\nprint 1", False),
-        ("\x00", False),
-    ],
-)
-def test_is_transformers_handler(source: str, expected: bool) -> None:
-    """A handler counts by what it imports, wherever in the file."""
-    assert is_transformers_handler(source) is expected
 
 
 def test_read_back_through_the_manifest(tmp_path: Path) -> None:

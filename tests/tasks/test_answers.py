@@ -1,0 +1,226 @@
+"""What tasks answer: labels, entities, spans and continuations."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flambeau.tasks.base import (
+    AnswerOptions,
+    Continuation,
+    Encoding,
+    GenerationTask,
+    TextInput,
+)
+from tests.tasks.samples import FULL, LEGACY, error_of, forward_task, one_hot, spaced_encoding, task
+
+
+def test_classification_answers() -> None:
+    """Legacy is the best label; full is softmax scores, the best first, cut by top_k."""
+    made = forward_task("text-classification", ["no", "yes", "maybe"])
+    outputs = {"logits": np.array([0.0, 2.0, 1.0], dtype=np.float32)}
+    encoding, entry = spaced_encoding("x"), TextInput("x")
+    assert made.postprocess(outputs, encoding, entry, LEGACY) == "yes"
+    answer: Any = made.postprocess(outputs, encoding, entry, FULL)
+    assert [row["label"] for row in answer] == ["yes", "maybe", "no"]
+    assert sum(row["score"] for row in answer) == pytest.approx(1)
+    assert answer[0]["score"] == pytest.approx(np.exp(2) / (1 + np.exp(1) + np.exp(2)))
+    best: Any = made.postprocess(outputs, encoding, entry, AnswerOptions("full", {"top_k": 1}))
+    assert best == answer[:1]
+
+
+@pytest.mark.parametrize(
+    ("problem_type", "logits", "expected"),
+    [
+        ("multi_label_classification", [0.0, 1000.0], [1.0, 0.5]),
+        (None, [0.0], [0.5]),
+        ("regression", [3.5], [3.5]),
+    ],
+)
+def test_scores_follow_the_problem_type(
+    problem_type: str | None, logits: list[float], expected: list[float]
+) -> None:
+    """Sigmoid for several labels at once and for one label, the raw value for a regression."""
+    made = forward_task("text-classification", [], problem_type)
+    outputs = {"logits": np.array(logits, dtype=np.float32)}
+    answer: Any = made.postprocess(outputs, spaced_encoding("x"), TextInput("x"), FULL)
+    assert [row["score"] for row in answer] == expected
+
+
+def test_unnamed_labels_are_numbered() -> None:
+    """A class without a name is LABEL_n, as in Transformers."""
+    made = forward_task("text-classification", ["only"])
+    outputs = {"logits": np.array([0.0, 1.0], dtype=np.float32)}
+    assert made.postprocess(outputs, spaced_encoding("x"), TextInput("x"), LEGACY) == "LABEL_1"
+
+
+IOB = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
+
+
+def entities(text: str, tags: list[int], labels: list[str] | None = None) -> list[tuple[str, str]]:
+    """(group, word) of the answer; `tags` has one label per token that is not special."""
+    made = forward_task("token-classification", labels or IOB)
+    outputs = {"logits": one_hot([0, *tags, 0], len(labels or IOB))}
+    answer: Any = made.postprocess(outputs, spaced_encoding(text), TextInput(text), FULL)
+    for entity in answer:
+        assert text[entity["start"] : entity["end"]] == entity["word"]
+        assert 0 < entity["score"] <= 1
+    return [(entity["entity_group"], entity["word"]) for entity in answer]
+
+
+@pytest.mark.parametrize(
+    ("text", "tags", "expected"),
+    [
+        # Anna | Lee is two tokens each; the second token's tag does not count.
+        ("Anna Lee is in Rome", [1, 0, 2, 4, 0, 0, 3, 0], [("PER", "Anna Lee"), ("LOC", "Rome")]),
+        ("Anna Lee", [1, 1, 1, 1], [("PER", "Anna"), ("PER", "Lee")]),
+        ("Anna Lee", [2, 0, 4, 0], [("PER", "Anna"), ("LOC", "Lee")]),
+        ("Anna Lee", [0, 1, 0, 1], []),
+        ("Zoë 😀 Rome", [1, 1, 0, 3, 3], [("PER", "Zoë"), ("LOC", "Rome")]),
+    ],
+)
+def test_words_become_entities(text: str, tags: list[int], expected: list[Any]) -> None:
+    """A word goes by its first token; B- opens, I- goes on, O ends; offsets count characters."""
+    assert entities(text, tags) == expected
+
+
+def test_plain_tags_are_grouped() -> None:
+    """Labels without B- and I- continue their equals."""
+    assert entities("ab cd ef", [1, 1, 2], ["O", "PER", "LOC"]) == [("PER", "ab cd"), ("LOC", "ef")]
+
+
+def test_legacy_token_classification_keeps_special_tokens() -> None:
+    """Legacy pairs every token of the row with its label."""
+    made = forward_task("token-classification", IOB)
+    outputs = {"logits": one_hot([0, 1, 0], 5)}
+    answer = made.postprocess(outputs, spaced_encoding("Bo"), TextInput("Bo"), LEGACY)
+    assert answer == [["[CLS]", "O"], ["Bo", "B-PER"], ["[SEP]", "O"]]
+    assert json.loads(json.dumps(answer)) == answer
+
+
+def slow_best_span(starts: Any, ends: Any, limit: int) -> tuple[int, int, float]:
+    best = (0, 0, -1.0)
+    for first in range(len(starts)):
+        for last in range(first, min(first + limit, len(starts))):
+            if starts[first] * ends[last] > best[2]:
+                best = (first, last, starts[first] * ends[last])
+    return best
+
+
+def test_best_span_is_the_best() -> None:
+    """The windowed search finds what trying all spans finds, at every length."""
+    from flambeau.tasks.question_answering import best_span
+
+    random = np.random.default_rng(0)
+    for count in [1, 2, 3, 29, 30, 31, 90]:
+        starts, ends = random.random(count), random.random(count)
+        first, last, score = best_span(starts, ends, 5)
+        assert (first, last) == slow_best_span(starts, ends, 5)[:2]
+        assert score == pytest.approx(starts[first] * ends[last])
+
+
+def answer_of(context: str, start: int, end: int) -> dict[str, Any]:
+    """The full answer where token `start` and token `end` (special ones counted) score best."""
+    made = forward_task("question-answering")
+    encoding = spaced_encoding(context, part=1)
+    count = len(encoding.ids)
+    outputs = {
+        "start_logits": one_hot([start], count)[0],
+        "end_logits": one_hot([end], count)[0],
+    }
+    entry = TextInput("Q?", context)
+    answer: Any = made.postprocess(outputs, encoding, entry, FULL)
+    assert made.postprocess(outputs, encoding, entry, LEGACY) == answer["answer"]
+    assert context[answer["start"] : answer["end"]] == answer["answer"]
+    return dict(answer)
+
+
+def test_answer_is_the_contexts_own_text() -> None:
+    """The span is given in the context's characters and widened to whole words."""
+    assert answer_of("Él vive en París hoy", 5, 6)["answer"] == "París"
+    assert answer_of("Él vive en París hoy", 5, 5)["answer"] == "París"
+    assert answer_of("Él vive en París hoy", 6, 7)["answer"] == "París hoy"
+
+
+def test_end_before_start_still_gives_a_valid_span() -> None:
+    """Where the best start lies behind the best end, the best valid pair is taken."""
+    answer = answer_of("Él vive en París hoy", 5, 2)
+    assert answer["answer"]
+    assert answer["score"] < 0.5
+
+
+def test_no_context_left_is_an_empty_answer() -> None:
+    """Where truncation left nothing of the context there is no answer."""
+    made = forward_task("question-answering")
+    encoding = Encoding([1, 2], [0, 0], ["[CLS]", "q"], [(0, 0), (0, 1)], [None, 0], [None, 0])
+    outputs = {"start_logits": np.zeros(2, np.float32), "end_logits": np.zeros(2, np.float32)}
+    entry = TextInput("q", "context")
+    assert made.postprocess(outputs, encoding, entry, LEGACY) == ""
+    assert made.postprocess(outputs, encoding, entry, FULL) == {
+        "answer": "",
+        "score": 0.0,
+        "start": 0,
+        "end": 0,
+    }
+
+
+def test_generation_answers() -> None:
+    """Legacy is prompt and continuation; full adds counts and the reason."""
+    made = task("text-generation")
+    assert isinstance(made, GenerationTask)
+    done = Continuation(" you", 2, 1, "stop")
+    assert made.postprocess(done, TextInput("hi"), LEGACY) == "hi you"
+    assert made.postprocess(done, TextInput("hi"), FULL) == {
+        "generated_text": "hi you",
+        "prompt_tokens": 2,
+        "generated_tokens": 1,
+        "finish_reason": "stop",
+    }
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"max_new_tokens": 0}, "'max_new_tokens' must be a whole number from 1 to 100000, not 0"),
+        ({"max_new_tokens": "5"}, 'not "5"'),
+        ({"temperature": 1e-40}, "must be 0 (greedy) or a number from 0.01 to 100, not 1e-40"),
+        ({"temperature": 0.009}, "'temperature' must be 0"),
+        ({"temperature": -1}, "'temperature' must be 0"),
+        ({"temperature": 101}, "'temperature' must be 0"),
+        ({"temperature": float("nan")}, "to 100, not NaN"),
+        ({"temperature": float("inf")}, "to 100, not Infinity"),
+        ({"temperature": False}, "to 100, not false"),
+        ({"temperature": 0, "top_p": 0}, "'top_p' must be a number above 0 and at most 1, not 0"),
+        ({"top_p": 1.5}, "'top_p' must be"),
+        ({"top_k": -1}, "'top_k' must be a whole number from 0"),
+        ({"top_k": 10**400}, "'top_k' must be a whole number from 0"),
+        ({"top_k": 10**5000}, "to 1000000, not a number"),
+        ({"temperature": b"1"}, "to 100, not bytes"),
+        ({"do_sample": "yes"}, "'do_sample' must be true or false"),
+        ({"seed": -1}, "'seed' must be"),
+        ({"seed": 2**70}, "'seed' must be"),
+    ],
+)
+def test_generation_parameters_are_checked(parameters: dict[str, object], message: str) -> None:
+    """Each parameter's range is enforced before anything runs; the value and the range are named."""
+    error = error_of(task("text-generation"), {"inputs": "a", "parameters": parameters})
+    assert message in error.message
+    assert len(error.message) < 300
+
+
+@pytest.mark.parametrize("zero", [0, 0.0, -0.0])
+def test_temperature_zero_is_greedy(zero: float) -> None:
+    """As OpenAI's clients expect, whatever else is asked for; the bounds themselves are allowed."""
+    made = task("text-generation")
+    assert isinstance(made, GenerationTask)
+    checked = made.generation_parameters({"temperature": zero, "do_sample": True, "top_p": 0.5})
+    assert (checked.do_sample, checked.temperature) == (False, None)
+    bounds = made.generation_parameters({"temperature": 0.01, "top_p": 1, "top_k": 0})
+    assert (bounds.do_sample, bounds.temperature, bounds.top_p) == (None, 0.01, 1)
+
+
+def test_white_space_is_a_prompt() -> None:
+    """Generation may go on from white space, but not from nothing."""
+    assert task("text-generation").parse(" ").entries == [TextInput(" ")]
+    assert "empty" in error_of(task("text-generation"), "").message
