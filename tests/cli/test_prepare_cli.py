@@ -117,21 +117,41 @@ def test_no_network_and_no_such_model_is_one_line(tmp_path: Path) -> None:
     assert not (tmp_path / "Transformer_model").exists()
 
 
-def test_ctrl_c_ends_it_cleanly(model: Path, tmp_path: Path) -> None:
-    """One line, exit code 130, no leftovers, and no process that goes on."""
+# Swallows whatever is raised in it, as `except:` in a library or a weak reference's callback does.
+STUBBORN = """
+import time
+print("importing", flush=True)
+while True:
+    try:
+        time.sleep(0.01)
+    except BaseException:
+        pass
+"""
+
+
+@pytest.mark.parametrize("library", [None, STUBBORN], ids=["as it is", "stubborn"])
+def test_ctrl_c_ends_it_cleanly(model: Path, tmp_path: Path, library: str | None) -> None:
+    """One line, exit code 130, no leftovers, and no process that goes on; in an import, too."""
+    libraries, place = tmp_path / "libraries", tmp_path / "place"
+    for folder in (libraries, place):
+        folder.mkdir()
+    if library:
+        (libraries / "transformers.py").write_text(library)
     process = subprocess.Popen(
         [*COMMAND, str(model)],
-        cwd=tmp_path,
-        env=environment(tmp_path),
+        cwd=place,
+        env=environment(tmp_path) | {"PYTHONPATH": str(libraries)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
     assert process.stdout is not None
     assert process.stdout.readline().startswith("Loading ")
+    if library:
+        assert process.stdout.readline() == "importing\n"
     process.send_signal(signal.SIGINT)
     # Both pipes end only when the child has ended, too.
     output, errors = process.communicate(timeout=60)
     assert (process.returncode, output) == (130, "")
     assert errors == "flambeau: interrupted; Transformer_model is as it was\n"
-    assert list(tmp_path.iterdir()) == []
+    assert list(place.iterdir()) == []

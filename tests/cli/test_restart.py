@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from flambeau.testing.commands import run_command
-from flambeau.testing.echo import free_ports, write_model
+from flambeau.testing.echo import alive, free_ports, write_model
 from flambeau.testing.waiting import wait_until
 
 
@@ -55,8 +55,10 @@ class Place:
     def snapshots(self) -> list[Path]:
         return sorted((self.root / "logs" / "config").glob("*.cfg"))
 
-    def log(self) -> str:
-        return (self.root / "logs" / "ts_log.log").read_text()
+    def logs(self, text: str) -> bool:
+        """Wait until the log holds a text: a thread writes it."""
+        wait_until(lambda: text in (self.root / "logs" / "ts_log.log").read_text())
+        return True
 
 
 @pytest.fixture
@@ -78,9 +80,8 @@ def test_a_start_without_configuration_goes_on_from_the_newest_snapshot(place: P
     other = place.configure("config.properties")
     place.run("--start")
     assert place.serves(port) == ["one", "two"]
-    told = place.log()
-    assert f"restored from the snapshot {place.root}/logs/config/" in told
-    assert "config.properties is not read" in told
+    assert place.logs(f"restored from the snapshot {place.root}/logs/config/")
+    assert place.logs("config.properties is not read")
     place.run("--stop", "--foreground")
 
     # the store is elsewhere now, and one archive did not come along
@@ -103,12 +104,12 @@ def test_models_on_the_command_line_win_over_a_found_snapshot(place: Place) -> N
     place.run("--stop", "--foreground")
     place.run("--model-store", "store", "--models", "two")
     assert place.serves(port) == ["two"]
-    assert "--models decides what is served; the snapshot" in place.log()
+    assert place.logs("--models decides what is served; the snapshot")
     place.run("--stop", "--foreground")
     snapshot = str(place.snapshots()[-1])
     place.run("--ts-config", snapshot, "--models", "one")
     assert place.serves(port) == ["two"]
-    assert "which is restored: --models is ignored" in place.log()
+    assert place.logs("which is restored: --models is ignored")
 
 
 def test_a_killed_server_goes_on_with_what_it_had_acknowledged(place: Place) -> None:
@@ -118,7 +119,7 @@ def test_a_killed_server_goes_on_with_what_it_had_acknowledged(place: Place) -> 
     assert httpx.post(f"http://127.0.0.1:{port}/models?url=two").status_code == 200
     pid = int((place.root / "tmp" / ".model_server.pid").read_text())
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not Path(f"/proc/{pid}").exists())
+    wait_until(lambda: not alive(pid))
     place.run("--start")
     assert place.serves(port) == ["one", "two"]
 

@@ -34,8 +34,8 @@ def test_tokens_are_on_by_default_and_their_file_goes_with_the_server(place: Pla
     assert httpx.get(url, headers=headers).status_code == 200
     place.answers()
     wait_until(lambda: '"POST /predictions/echo HTTP/1.1" 401 ' in place.log("access_log.log"))
+    assert place.logs(str(file))
     logs = "".join(each.read_text() for each in (place.root / "logs").glob("*.log"))
-    assert str(file) in logs
     assert not [key for key in keys.values() if key in logs]
     place.root = place.root / "store"  # another working directory
     assert place.run("--stop")[0] == 0
@@ -58,6 +58,7 @@ def test_an_address_for_everybody_without_tokens_is_told_loudly(place: Place) ->
     assert inference in text
     place.config.write_text(text.replace(inference, inference.replace("127.0.0.1", "0.0.0.0")))
     assert place.start("--dt")[0] == 0
+    assert place.logs("AUTHORIZATION IS OFF")
     line = next(
         line for line in place.log("ts_log.log").splitlines() if "AUTHORIZATION IS OFF" in line
     )

@@ -225,7 +225,7 @@ class Running:
     def stop(self) -> None:
         """End it as an operator does, and wait."""
         stop = [str(self._command), "--stop", "--foreground"]
-        subprocess.run(stop, cwd=self._folder, env=self._env, check=True, timeout=60)
+        subprocess.run(stop, cwd=self._folder, env=self._env, check=True, timeout=120)
         self.process.wait(60)
 
 
@@ -247,7 +247,7 @@ def moved(tmp_path: Path, peer_environment: dict[str, str]) -> Iterator[tuple[st
         TORCHSERVE, [*store, "--ts-config", str(config)], tmp_path, peer_environment
     )
     try:
-        wait_until(lambda: listens(management))
+        wait_until(lambda: listens(management), 120)
         for path in sorted((tmp_path / "store").iterdir()):
             answer = httpx.post(f"{management}/models", params={"url": path.name}, timeout=60)
             assert answer.is_success, answer.text
@@ -269,7 +269,7 @@ def moved(tmp_path: Path, peer_environment: dict[str, str]) -> Iterator[tuple[st
     environment = peer_environment | {"FLAMBEAU_CACHE": str(tmp_path / "cache")}
     flambeau = Running(FLAMBEAU, store, tmp_path, environment)
     try:
-        wait_until(lambda: listens(management))
+        wait_until(lambda: listens(management), 120)
         yield inference, management, flambeau
     finally:
         flambeau.stop()

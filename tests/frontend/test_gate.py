@@ -276,7 +276,9 @@ def test_keys_expire(tmp_path: Path) -> None:
         token_expiration_min=0.001,
     ) as server:
         each = Guarded(server, tmp_path / "keys")
-        assert each.ask("management", "GET", "/models", "management").status_code == 401
+        wait_until(
+            lambda: each.ask("management", "GET", "/models", "management").status_code == 401
+        )
         old = each.keys["management"]
         assert each.ask("management", "GET", "/token?type=management", "API").status_code == 200
         assert each.keys["management"] != old

@@ -31,7 +31,7 @@ from flambeau.ipc.messages import (
     Stop,
     ZygoteReady,
 )
-from flambeau.testing.echo import write_model
+from flambeau.testing.echo import alive, write_model
 from flambeau.testing.waiting import wait_until
 from flambeau.types import Chunk, InferenceRequest
 
@@ -241,13 +241,6 @@ def test_zygote_and_workers_end_with_the_server(tmp_path: Path) -> None:
     worker.sock.close()
     assert zygote.close() == 0
     wait_until(lambda: not alive(forked.pid))
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def test_what_is_preloaded_is_imported_once_and_shared(tmp_path: Path) -> None:

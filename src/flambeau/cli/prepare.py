@@ -133,6 +133,8 @@ def _run_child(request: PrepareRequest) -> int:
 
 
 def _interrupted(code: int) -> int:
+    if code == 0:
+        return 0  # it was complete already
     if code < 0:
         # It had not begun, and has said nothing.
         typer.echo("flambeau: interrupted; nothing was written", err=True)

@@ -6,12 +6,13 @@ request or a network is told at once.
 """
 
 import argparse
+import os
 import shutil
 import signal
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from flambeau.archive.contents import TOKENIZER_FILES
 from flambeau.archive.hub import fetch_model, format_size, snapshot_commit
@@ -39,7 +40,48 @@ _PICKLE = "pytorch_model.bin"
 _MODEL_SUFFIXES = frozenset({".json", ".safetensors", ".bin", ".pt", ".txt", ".model", ".jinja"})
 
 
-def prepare(request: PrepareRequest, report: Report = lambda _: None) -> Path:
+class Interruption:
+    """Ends this process when it is told to, wherever it is: a library's import may swallow a
+    `KeyboardInterrupt`, or make another error of it.
+
+    `hold` puts it off: a stage is being made, or is complete and takes its target's place.
+    """
+
+    def __init__(self, output: Path) -> None:
+        self._output = output
+        self._stage: Path | None = None
+        self._held = False
+        self._told = False
+
+    def hold(self) -> None:
+        """Only remember from now on that the end was asked for."""
+        self._held = True
+
+    def release(self, stage: Path) -> None:
+        """End from now on, and remove `stage` then; at once, if it was asked for before."""
+        self._stage, self._held = stage, False
+        if self._told:
+            self._leave()
+
+    def on_signal(self, _number: int, _frame: object) -> None:
+        """A signal's handler."""
+        self._told = True
+        if not self._held:
+            self._leave()
+
+    def _leave(self) -> NoReturn:
+        if self._stage is not None:
+            shutil.rmtree(self._stage, ignore_errors=True)
+        text = f"flambeau: interrupted; {self._output} is as it was\n"
+        os.write(sys.stderr.fileno(), text.encode())  # the stream itself may be in use
+        os._exit(INTERRUPTED)
+
+
+def prepare(
+    request: PrepareRequest,
+    report: Report = lambda _: None,
+    interruption: Interruption | None = None,
+) -> Path:
     """Save a model's weights, configuration and tokenizer in `request.output`, and return that.
 
     `pretrained` writes `model.safetensors`; `torchscript` writes `traced_model.pt`, which was
@@ -60,12 +102,16 @@ def prepare(request: PrepareRequest, report: Report = lambda _: None) -> Path:
         commit = snapshot_commit(source)
         report(f"Loading {request.model_name}{f' ({commit[:8]})' if commit else ''} for {task}")
         request.output.parent.mkdir(parents=True, exist_ok=True)
+        interruption = interruption or Interruption(request.output)  # of which nobody will hear
+        interruption.hold()
         with staged_folder(request.output.resolve()) as stage:
+            interruption.release(stage)
             _fill(stage, source, task, request, report)
             listing = ", ".join(
                 f"{path.name} ({format_size(path.stat().st_size)})"
                 for path in sorted(stage.iterdir())
             )
+            interruption.hold()
     except OSError as error:
         place = error.filename or request.output
         raise ConfigError(f"{place}: {error.strerror or error}") from error
@@ -76,22 +122,21 @@ def prepare(request: PrepareRequest, report: Report = lambda _: None) -> Path:
 def run(request: PrepareRequest) -> int:
     """Prepare as a command does: progress on stdout, one line on stderr for an error.
 
-    Returns the exit code: 0, 1 after an error, `INTERRUPTED` after Ctrl-C.
+    Returns the exit code: 0, or 1 after an error. SIGTERM ends the process with `INTERRUPTED`,
+    unless the result is complete: then it is put in place.
     """
+    interruption = Interruption(request.output)
+    signal.signal(signal.SIGTERM, interruption.on_signal)
     try:
-        prepare(request, _say)
+        prepare(request, _say, interruption)
     except FlambeauError as error:
-        _complain(f"flambeau: {' '.join(str(error).split())}")
+        sys.stderr.write(f"flambeau: {' '.join(str(error).split())}\n")
         return 1
-    except KeyboardInterrupt:
-        _complain(f"flambeau: interrupted; {request.output} is as it was")
-        return INTERRUPTED
     return 0
 
 
 def main(argv: list[str] | None = None) -> int:
     """The child process of `flambeau prepare`: one request, as JSON; returns the exit code."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     parser = argparse.ArgumentParser(prog="python -m flambeau.handlers.prepare")
     parser.add_argument("--request-json", required=True, metavar="JSON", help="a PrepareRequest")
     text: str = parser.parse_args(argv).request_json
@@ -236,10 +281,6 @@ def _check_output(output: Path) -> None:
 def _say(line: str) -> None:
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
-
-
-def _complain(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
 
 
 if __name__ == "__main__":

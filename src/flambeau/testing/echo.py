@@ -159,7 +159,7 @@ class Gate:
     def standing(self) -> list[int]:
         """Processes at the gate that are alive."""
         pids = [int(path.suffix[1:]) for path in self.file.parent.glob(f"{self.file.name}.in.*")]
-        return [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+        return [pid for pid in pids if alive(pid)]
 
     def wait_entered(self, count: int = 1) -> None:
         """Wait until `count` processes stand at the gate."""
@@ -168,6 +168,14 @@ class Gate:
     def open(self) -> None:
         """Let everybody through."""
         self.file.touch()
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that nobody has waited for yet (a zombie) does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def children(parent: int) -> set[int]:
