@@ -68,6 +68,21 @@ def test_safetensors_that_are_cut(examined: Examine) -> None:
     }
 
 
+def test_weights_made_to_break_their_reader(examined: Examine) -> None:
+    """Whatever a file holds, it is told of and never ends the command."""
+    nested = (200_000).to_bytes(8, "little") + b"[" * 200_000
+    cut = io.BytesIO()
+    with zipfile.ZipFile(cut, "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02}q\x00.")
+    newer = cut.getvalue().replace(b"PK\x01\x02\x14\x03\x14", b"PK\x01\x02\x14\x03\xff")
+    assert newer != cut.getvalue()
+    report = examined(files={"a.safetensors": nested, "b.pt": newer, "c.pkl": b"\x80\x04X\xff"})
+    assert brief(report) == {
+        ("error", "broken-weights", "a.safetensors"),
+        ("warning", "pickle-unreadable", "c.pkl"),
+    }
+
+
 def test_yaml_and_requirements(examined: Examine) -> None:
     """Misspelt and mistyped keys, pins that the installed packages do not meet, what is lacking."""
     report = examined(

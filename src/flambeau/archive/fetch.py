@@ -73,7 +73,7 @@ async def fetch(
     parts = parse_url(url, rules.allowed)
     target = store / file_name(url)
     replace = target.exists()
-    if replace and not _came_from(target, url):
+    if replace and not await asyncio.to_thread(_came_from, target, url):
         raise _taken(target)
     if replace and in_use is None:
         logger.info("%s is in %s already", _shown(parts), store)
@@ -87,7 +87,7 @@ async def fetch(
                 await _copy(parts, file, rules)
             await asyncio.to_thread(_flush, file)
             await asyncio.to_thread(check, stage, target.name)
-            _admit(stage, target, url, replace=replace)
+            await asyncio.to_thread(_admit, stage, target, url, replace=replace)
     except TimeoutError:
         failure = f"it took longer than {rules.seconds:g} s (download_timeout)"
     except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError, _FetchError) as error:

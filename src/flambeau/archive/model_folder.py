@@ -56,7 +56,7 @@ def read_model_folder(path: Path) -> ModelFolder:
         raise ArchiveError(f"{path} holds no weights: none of {', '.join(WEIGHTS)} is there")
     try:
         config: object = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ArchiveError(f"{path / 'config.json'} cannot be read: {error}") from error
     if not isinstance(config, dict):
         raise ArchiveError(f"{path / 'config.json'} is not a JSON object")

@@ -33,12 +33,12 @@ def read_zip(file: BinaryIO, limits: Limits) -> Iterator[Member]:
     """
     _check_signature(file)
     bound = _END_RECORD_BYTES + max(CHUNK_BYTES, limits.entries * _LISTED_BYTES_PER_ENTRY)
-    with _as_archive_error():
+    with as_archive_error():
         archive = ZipFile(_BoundedReads(file, bound))
     entries = sorted(archive.infolist(), key=lambda entry: entry.header_offset)
     if len(entries) > limits.entries:
         raise ArchiveError(f"it has more than {limits.entries} entries")
-    with _as_archive_error():
+    with as_archive_error():
         _check_layout(file, entries, archive.start_dir)
     for entry in entries:
         yield _member(archive, entry)
@@ -64,7 +64,7 @@ class _BoundedReads:
 
 
 @contextmanager
-def _as_archive_error() -> Iterator[None]:
+def as_archive_error() -> Iterator[None]:
     """Turn everything that `zipfile` is known to raise on damaged input into `ArchiveError`."""
     try:
         yield
@@ -151,7 +151,7 @@ def _member(archive: ZipFile, entry: ZipInfo) -> Member:
 
 def _chunks(archive: ZipFile, entry: ZipInfo) -> Iterator[bytes]:
     total = 0
-    with _as_archive_error(), archive.open(entry) as stream:
+    with as_archive_error(), archive.open(entry) as stream:
         while chunk := stream.read(CHUNK_BYTES):
             total += len(chunk)
             yield chunk

@@ -85,7 +85,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
                  low=1, unit="bytes")
     ] = 6553500  # fmt: skip
     max_response_size: Annotated[
-        int, Setting("largest reply of a worker, for a whole batch", low=1, unit="bytes")
+        int, Setting("largest answer, or part of one that is streamed", low=1, unit="bytes")
     ] = 6553500
 
     grpc_inference_address: Annotated[str, Setting("gRPC inference host", unused=_GRPC)] = (
@@ -118,7 +118,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
         Setting("folder that holds workflow archives", unused="workflows are not supported yet"),
     ] = None
     load_models: Annotated[
-        tuple[str, ...], Setting("models to load at start: file, name=file, folder, or `all`")
+        tuple[str, ...],
+        Setting("models to load at start: file, name=file, folder, allowed address, or `all`"),
     ] = ()
     models: Annotated[
         dict[str, dict[str, dict[str, object]]],
@@ -136,7 +137,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
         int, Setting("snapshots of each kind that are kept; 0: all of them", own=True)
     ] = 20
     default_workers_per_model: Annotated[
-        int, Setting("workers of a model that says nothing; 0: GPUs, else cores", high=1024)
+        int, Setting("workers of a model that says nothing; 0: one per GPU, or one", high=1024)
     ] = 0
     default_response_timeout: Annotated[
         float, Setting("longest silence of a worker that has requests", low=1, unit="s")
@@ -145,7 +146,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
         float, Setting("longest time to load a model", low=1, unit="s")
     ] = 120
     unregister_model_timeout: Annotated[
-        float, Setting("longest wait for a model's workers to end", unit="s")
+        float, Setting("longest wait for accepted requests when a model leaves", unit="s")
     ] = 120
     job_queue_size: Annotated[
         int, Setting("waiting requests per model version; more are refused", low=1)

@@ -33,7 +33,6 @@ _NEEDED = {
 _NAMED_IN_YAML = frozenset({"vllm_handler", "trt_llm_handler"})
 """Handlers whose model is named in model-config.yaml."""
 _TEXT = frozenset({"text_handler", "text_classifier"})
-_SENTENCEPIECE = ("*.model", "sentencepiece.bpe.model")
 
 
 class Examined(msgspec.Struct, frozen=True):
@@ -254,9 +253,7 @@ def _tokenizer_of_own(path: Path, model_dir: Path) -> list[Finding]:
 
 def _has_tokenizer(model_dir: Path) -> bool:
     files = [name for name in TOKENIZER_FILES if "config" not in name and "map" not in name]
-    return any((model_dir / name).is_file() for name in files) or any(
-        any(model_dir.glob(pattern)) for pattern in _SENTENCEPIECE
-    )
+    return any((model_dir / name).is_file() for name in files) or any(model_dir.glob("*.model"))
 
 
 def _setting(error: ConfigError) -> Finding:

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
+from flambeau.archive.zip_reader import as_archive_error
 from flambeau.doctor.findings import Finding
+from flambeau.errors import ArchiveError, first_line
 
 Instructions = Iterator[tuple[pickletools.OpcodeInfo, Any, int | None]]
 
@@ -83,9 +85,9 @@ def kind_of(path: Path) -> Literal["torchscript", "torch-zip", "pickle", "other"
     """What a file of weights is, told from its structure."""
     if zipfile.is_zipfile(path):
         try:
-            with zipfile.ZipFile(path) as archive:
+            with as_archive_error(), zipfile.ZipFile(path) as archive:
                 names = archive.namelist()
-        except zipfile.BadZipFile:
+        except ArchiveError:
             return "other"
         if any("/code/" in name for name in names):
             return "torchscript"
@@ -120,7 +122,7 @@ def _safetensors(path: Path, name: str) -> list[Finding]:
             header = json.loads(file.read(min(length, _MAX_HEADER_BYTES)))
         ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
         expected = 8 + length + max(ends, default=0)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError):
         expected = -1
     if size == expected:
         return []
@@ -134,9 +136,10 @@ def _pickle(path: Path, name: str) -> list[Finding]:
     if kind not in ("torch-zip", "pickle"):
         return []
     try:
-        found = sorted(set(_globals_of(path, kind)))
-    except (ValueError, OSError, zipfile.BadZipFile, KeyError, NotImplementedError) as error:
-        what = f"The pickle cannot be read: {' '.join(str(error).split())}."
+        with as_archive_error():
+            found = sorted(set(_globals_of(path, kind)))
+    except ArchiveError as error:
+        what = f"The pickle cannot be read: {first_line(error.__cause__ or error)}."
         return [Finding("warning", "pickle-unreadable", name, what, "Save it as safetensors.")]
     foreign = [text for text in found if _HARMLESS.fullmatch(text) is None]
     dangerous = [text for text in foreign if text.split()[0].partition(".")[0] in _DANGEROUS]

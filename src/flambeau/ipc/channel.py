@@ -151,5 +151,5 @@ class AsyncChannel(asyncio.Protocol, Generic[Message]):
 
 
 def send_with_descriptor(sock: socket.socket, message: msgspec.Struct, descriptor: int) -> None:
-    """Send one small message over a blocking socket, with a descriptor attached."""
+    """Send one small message with a descriptor. Raises `OSError` where it cannot go out at once."""
     socket.send_fds(sock, [encode(message)], [descriptor])

@@ -84,11 +84,14 @@ class Opener:
             )
         if saved is not None and saved.folder:
             with contextlib.suppress(ArchiveError):  # the store of another host may have it
-                return self._store.find(saved.folder, allow_absolute_dirs=True)
+                return await self._find(saved.folder, anywhere=True)
         if is_address(url):
             asked_for = None if registration.at_startup else in_use
             return await fetch(url, self._store.root, self._rules, self._check, asked_for)
-        return self._store.find(url, allow_absolute_dirs=registration.at_startup)
+        return await self._find(url, anywhere=registration.at_startup)
+
+    async def _find(self, url: str, *, anywhere: bool) -> Path:
+        return await asyncio.to_thread(self._store.find, url, allow_absolute_dirs=anywhere)
 
     def _check(self, path: Path, name: str) -> None:
         """Raise `ArchiveError` for a file that is no readable archive."""
