@@ -311,7 +311,10 @@ class Server:
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # no `nohup`
+            numbers.append(signal.SIGHUP)  # the terminal of a foreground server is closed
+        for number in numbers:
             try:
                 loop.add_signal_handler(number, self.stop)
             except (RuntimeError, ValueError):

@@ -5,10 +5,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
 
+from flambeau.testing.echo import Gate
 from flambeau.testing.waiting import wait_until
 from tests.cli.test_torchserve_cli import Place
 
@@ -84,3 +87,35 @@ def test_ctrl_c_while_a_start_is_waited_for(place: Place) -> None:
         assert launcher.stderr.read() == (
             f"Process {pid} goes on starting in the background; torchserve --stop ends it.\n"
         )
+
+
+@pytest.mark.parametrize("nohup", [False, True])
+def test_a_terminal_that_is_closed_stops_a_foreground_server(
+    place: Place, gate: Gate, nohup: bool
+) -> None:
+    """As any stop does: what was accepted is answered, no file stays. Under `nohup` it goes on."""
+    ignore = ["nohup"] if nohup else []
+    flags = ["--foreground", "--models", "echo", "--ts-config", "config.properties"]
+    headers = {"x-do": "gate", "x-file": str(gate.file)}
+    with (
+        ThreadPoolExecutor() as threads,
+        subprocess.Popen(
+            [*ignore, *START, *flags], cwd=place.root, env=place.environment,
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        ) as server,
+    ):  # fmt: skip
+        wait_until(place.answers, 30)
+        url = f"{place.inference}/predictions/echo"
+        asking = threads.submit(httpx.post, url, headers=headers, timeout=30)
+        gate.wait_entered()
+        server.send_signal(signal.SIGHUP)
+        if nohup:
+            assert place.answers_at_all()
+        else:
+            wait_until(lambda: not place.answers_at_all(), 10)
+        gate.open()
+        assert asking.result(30).status_code == 200
+        if nohup:
+            server.send_signal(signal.SIGTERM)
+        assert server.wait(30) == 0
+    assert not place.pid_file.exists()

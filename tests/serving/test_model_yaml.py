@@ -154,8 +154,12 @@ def test_workers_at_start_up(tmp_path: Path) -> None:
             assert [describe(server, name)["minWorkers"] for name in names] == wanted
 
 
-def test_a_wrong_key_does_not_stop_the_model(server: RunningServer) -> None:
-    """It is served with the defaults."""
-    add(server, "wrong", {"batchSize": "8", "responseTimeout": None, "maxWorkes": 3})
+def test_a_wrong_key_does_not_stop_the_model(
+    server: RunningServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is served with the defaults; the warning says in which model of a store the key is."""
+    with caplog.at_level(logging.WARNING, "flambeau.serving"):
+        add(server, "wrong", {"batchSize": "8", "responseTimeout": None, "maxWorkes": 3})
+    assert "Model wrong_1.0, model-config.yaml: batchSize is ignored: it is '8'" in caplog.text
     assert predict(server, "wrong").status_code == 200
     assert describe(server, "wrong")["batchSize"] == 1

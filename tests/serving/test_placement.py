@@ -34,9 +34,12 @@ def test_device_ids_choose_and_one_bad_one_ignores_the_list(
     """With a warning that names them; describe shows only a list that counts."""
     assert place(ModelYaml(device_ids=[2, 0]), ANY, 4).gpus == (2, 0)
     with caplog.at_level(logging.WARNING, "flambeau.serving"):
-        ignored = place(ModelYaml(device_ids=[0, 4]), ANY, 4)
+        ignored = place(ModelYaml(device_ids=[0, 4]), ANY, 4, "bert_1.0")
     assert (ignored.gpus, ignored.device_ids) == ((0, 1, 2, 3), None)
-    assert "deviceIds [0, 4] are ignored: this machine has 4 usable GPUs" in caplog.text
+    assert (
+        "Model bert_1.0: deviceIds [0, 4] are ignored: this machine has 4 usable GPUs"
+        in caplog.text
+    )
 
 
 def test_workers_take_turns_at_the_gpus_over_all_models() -> None:

@@ -98,21 +98,22 @@ class ModelYaml(msgspec.Struct, frozen=True, rename="camel"):
 _FIELDS = {field.encode_name: field.type for field in msgspec.structs.fields(ModelYaml)}
 
 
-def read_model_yaml(model_dir: Path, config_file: str) -> ModelYaml:
-    """Read the server's keys from the archive's yaml. A wrong value warns and is ignored.
+def read_model_yaml(model_dir: Path, config_file: str, model: str) -> ModelYaml:
+    """Read the server's keys from the archive's yaml. A wrong value warns, naming the model, and is
+    ignored.
 
     Raises `ArchiveError` for a file that is no mapping. Not for an event loop: it may take seconds.
     """
     if not config_file:
         return ModelYaml()
-    return parse_model_yaml(read_yaml(model_dir / config_file), config_file)
+    return parse_model_yaml(read_yaml(model_dir / config_file), f"Model {model}, {config_file}")
 
 
-def parse_model_yaml(document: Mapping[str, object], file: str) -> ModelYaml:
+def parse_model_yaml(document: Mapping[str, object], where: str) -> ModelYaml:
     """The server's keys of a document; what is wrong in it is logged as a warning each."""
     result, warnings = check_model_yaml(document)
     for text in warnings:
-        logger.warning("%s: %s", file, text)
+        logger.warning("%s: %s", where, text)
     return result
 
 

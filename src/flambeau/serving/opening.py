@@ -107,7 +107,7 @@ class Opener:
             )
         key = _key(registration, archive)
         from_yaml = await asyncio.to_thread(
-            read_model_yaml, archive.model_dir, archive.manifest.model.config_file
+            read_model_yaml, archive.model_dir, archive.manifest.model.config_file, str(key)
         )
         if from_yaml.device_type != "cpu" and may_have_gpus():
             with contextlib.suppress(TimeoutError):  # only it can count them

@@ -112,7 +112,7 @@ def resolve_options(
     """Merge all sources for one model. Raises `ArchiveError` for what this machine cannot do."""
     asynchronous = bool(from_yaml.async_communication)
     preset = config.models.get(key.name, {}).get(key.version, {})
-    placement = place(from_yaml, config, visible_gpus)
+    placement = place(from_yaml, config, visible_gpus, str(key))
     low, high = _workers(registration, from_yaml, preset, config, placement.worker_limit)
     return ModelOptions(
         min_workers=low,

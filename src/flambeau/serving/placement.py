@@ -58,34 +58,50 @@ class Placement(msgspec.Struct, frozen=True):
         return Ranks(self.parallel_level, self.parallel_type != "pp", self.threads)
 
 
-def place(from_yaml: ModelYaml, config: ServerConfig, visible_gpus: int) -> Placement:
-    """Settle a model's devices and ranks.
+class _Log:
+    """Tells which model a line is about."""
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+
+    def info(self, text: str, *values: object) -> None:
+        logger.info("Model %s: %s", self._model, text % values)
+
+    def warning(self, text: str, *values: object) -> None:
+        logger.warning("Model %s: %s", self._model, text % values)
+
+
+def place(
+    from_yaml: ModelYaml, config: ServerConfig, visible_gpus: int, model: str = ""
+) -> Placement:
+    """Settle a model's devices and ranks; `model` is what warnings call it.
 
     Raises `ArchiveError` for what one machine, or this one, cannot do.
     """
-    gpus, device_ids = _gpus(from_yaml, config, visible_gpus)
+    log = _Log(model)
+    gpus, device_ids = _gpus(from_yaml, config, visible_gpus, log)
     torchrun = from_yaml.torchrun or {}
     level = from_yaml.parallel_level or 0
     if torchrun:
-        level = _number(torchrun, "nproc-per-node")
+        level = _number(torchrun, "nproc-per-node", log)
     kind = from_yaml.parallel_type or ""
     if kind and not level:
-        logger.warning("parallelType %s is ignored without parallelLevel or torchrun", kind)
+        log.warning("parallelType %s is ignored without parallelLevel or torchrun", kind)
     if not kind or not level:
         return Placement(gpus, device_ids, use_venv=bool(from_yaml.use_venv))
-    _check(torchrun, level, gpus)
+    _check(torchrun, level, gpus, log)
     return Placement(
         gpus,
         device_ids,
         kind,
         level,
-        _number(torchrun, "OMP_NUMBER_THREADS"),
+        _number(torchrun, "OMP_NUMBER_THREADS", log),
         bool(from_yaml.use_venv),
     )
 
 
-def _check(torchrun: Mapping[str, object], level: int, gpus: tuple[int, ...]) -> None:
-    nodes = _number(torchrun, "nnodes")
+def _check(torchrun: Mapping[str, object], level: int, gpus: tuple[int, ...], log: _Log) -> None:
+    nodes = _number(torchrun, "nnodes", log)
     if nodes > 1:
         raise ArchiveError(
             f"torchrun.nnodes is {nodes}: a worker on several machines is not supported;"
@@ -100,28 +116,28 @@ def _check(torchrun: Mapping[str, object], level: int, gpus: tuple[int, ...]) ->
         )
     for key in sorted(torchrun.keys() - {*_TORCHRUN}):
         if key in _NOT_NEEDED:
-            logger.info("torchrun.%s has no effect: all ranks run on this machine", key)
+            log.info("torchrun.%s has no effect: all ranks run on this machine", key)
         else:
-            logger.warning("torchrun.%s is ignored: it is not a known key", key)
+            log.warning("torchrun.%s is ignored: it is not a known key", key)
 
 
-def _number(torchrun: Mapping[str, object], key: str) -> int:
+def _number(torchrun: Mapping[str, object], key: str, log: _Log) -> int:
     """A number of the section; 1 where it is not there, and with a warning where it is wrong."""
     value = torchrun.get(key, 1)
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
         return value
-    logger.warning("torchrun.%s is %r, expected a whole number from 1: 1 is used", key, value)
+    log.warning("torchrun.%s is %r, expected a whole number from 1: 1 is used", key, value)
     return 1
 
 
 def _gpus(
-    from_yaml: ModelYaml, config: ServerConfig, visible: int
+    from_yaml: ModelYaml, config: ServerConfig, visible: int, log: _Log
 ) -> tuple[tuple[int, ...], list[int] | None]:
     """The devices of a model, and the list that chose them."""
     count = visible if config.number_of_gpu < 0 else min(visible, config.number_of_gpu)
     chosen = from_yaml.device_ids or None
     if chosen and not all(0 <= device < count for device in chosen):
-        logger.warning("deviceIds %s are ignored: this machine has %d usable GPUs", chosen, count)
+        log.warning("deviceIds %s are ignored: this machine has %d usable GPUs", chosen, count)
         chosen = None
     if from_yaml.device_type == "cpu":
         return (), chosen
