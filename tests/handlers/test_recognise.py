@@ -84,8 +84,7 @@ def test_only_known_forms_are_recognised(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_table_of_forms() -> None:
-    """Every published era is there; only TorchServe 0.1's form does not pad."""
+    """Every published era is there."""
     eras = {form.era for form in module._FORMS.values()}
     assert {"0.1.1", "0.2.0", "0.3.0", "0.4.0", "0.6.0", "0.8.0", "0.11.1"} <= eras
-    assert [form.era for form in module._FORMS.values() if not form.pads] == ["0.1.1"]
     assert all(len(digest) == 64 for digest in module._FORMS)

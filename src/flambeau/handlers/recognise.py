@@ -24,19 +24,14 @@ class StockForm(NamedTuple):
     """One published form of the stock handler.
 
     `era` is the first TorchServe release that shipped the form, or `<release>+` where the form
-    was on the main branch only after that release. `pads` says whether the form pads every text to
-    `max_length`, as all forms since 0.2.0 do: the legacy token-classification answer of the others
-    has no `[PAD]` rows.
+    was on the main branch only after that release.
     """
 
     era: str
-    pads: bool = True
 
 
 _FORMS: dict[str, StockForm] = {
-    "9d905d746a9589221169ac5ce6b7f748229a6397de839e3deb8f7c19dfdc8418": StockForm(
-        "0.1.1", pads=False
-    ),
+    "9d905d746a9589221169ac5ce6b7f748229a6397de839e3deb8f7c19dfdc8418": StockForm("0.1.1"),
     "31bc08f1c9a3d67bfb34b37b910b4db7fc95d9d9e865ff24d52665692a4ac839": StockForm("0.1.1+"),
     "9d053fdf6caa60dbf3e24b9f5833ddcdac11a46042ad108db9d092b9a36e5822": StockForm("0.1.1+"),
     "521296becee012eff33ef7952f8e1cb8c36e86e275b94080385303e2210f2884": StockForm("0.2.0"),

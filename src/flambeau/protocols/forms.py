@@ -6,6 +6,7 @@ Forms are split here, because a part's name and type are protocol; no value is d
 import asyncio
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import cast
 from urllib.parse import unquote_to_bytes
 
@@ -24,11 +25,15 @@ MULTIPART = "multipart/form-data"
 _AT_ONCE_BYTES = 64 * 1024
 """A larger form is split in a thread: escapes of 6 MB take more than a second."""
 
+_threads = ThreadPoolExecutor(2, "forms")
+"""Their own: the loop's threads may all be busy with archives."""
+
 
 async def split_body(content_type: str, body: bytes) -> list[Field]:
     """`read_fields`, without holding the event loop up."""
     if len(body) > _AT_ONCE_BYTES and _media_type(content_type).lower() in {FORM, MULTIPART}:
-        return await asyncio.to_thread(read_fields, content_type, body)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(_threads, read_fields, content_type, body)
     return read_fields(content_type, body)
 
 
