@@ -1,5 +1,6 @@
 """Models with packages of their own (contract.md section 4.6): wheels in archives, no network."""
 
+import fcntl
 import json
 import logging
 import socket
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from flambeau.supervisor.environments import _digest
 from flambeau.testing.echo import predict, register, worker_pids, write_model
 from flambeau.testing.server import RunningServer, running_server
 from flambeau.testing.waiting import wait_until
@@ -145,6 +147,22 @@ def test_an_installation_does_not_hold_the_stop_up(tmp_path: Path, silent_index:
             asking = threads.submit(register, server, "slow")
             environments = server.server.core.environments
             wait_until(lambda: bool(environments._running))
+        answer = asking.result(60)
+    assert answer.status_code == 400
+    assert "the server is stopping" in answer.json()["message"]
+
+
+def test_another_server_s_installation_does_not_hold_the_stop_up(tmp_path: Path) -> None:
+    """Whoever waits for it is told, and the server stops."""
+    folder = tmp_path / "cache" / "environments"
+    folder.mkdir(parents=True)
+    write_model(tmp_path / "store", "empty", HANDLER, useVenv=True)
+    with ThreadPoolExecutor() as threads, (folder / f".{_digest(None)}.lock").open("wb") as theirs:
+        fcntl.flock(theirs, fcntl.LOCK_EX)
+        with running_server(tmp_path / "store", tmp_path / "cache") as server:
+            asking = threads.submit(register, server, "empty")
+            environments = server.server.core.environments
+            wait_until(lambda: bool(environments._making))
         answer = asking.result(60)
     assert answer.status_code == 400
     assert "the server is stopping" in answer.json()["message"]

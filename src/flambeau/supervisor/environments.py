@@ -21,6 +21,7 @@ import venv
 from collections.abc import AsyncIterator, Mapping
 from importlib import metadata
 from pathlib import Path
+from typing import BinaryIO
 
 from flambeau import __version__
 from flambeau.errors import ErrorKind, FlambeauError
@@ -29,6 +30,9 @@ logger = logging.getLogger(__name__)
 
 _MADE = "made"
 """The file that says that an environment is whole, the last thing that is written."""
+
+_LOCK_SECONDS = 0.2
+"""Between two looks at a lock that another server has."""
 
 _PLAIN = re.compile(r"\s*([A-Za-z0-9][^/@\\]*)?(#.*)?")
 """A requirement by name, or nothing: it means the same in every archive."""
@@ -43,7 +47,7 @@ class Environments:
         self._seconds = seconds
         self._making: dict[Path, asyncio.Lock] = {}
         self._running: set[int] = set()
-        self._closed = False
+        self._closed = asyncio.Event()
 
     async def python(self, model: str, requirements: Path | None) -> str:
         """Return the interpreter of the environment for a requirements file, or an empty one.
@@ -54,7 +58,7 @@ class Environments:
         try:
             await asyncio.to_thread(self._cache.mkdir, parents=True, exist_ok=True)
             making = self._making.setdefault(folder, asyncio.Lock())
-            async with making, _locked(folder.with_name(f".{folder.name}.lock")):
+            async with making, self._locked(folder.with_name(f".{folder.name}.lock"), model):
                 if not (folder / _MADE).exists():
                     async with asyncio.timeout(self._seconds):
                         await self._make(folder, model, requirements)
@@ -67,7 +71,7 @@ class Environments:
 
     def close(self) -> None:
         """End all installations now, for good; whoever waits for one gets its error."""
-        self._closed = True
+        self._closed.set()
         for pid in self._running:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL)  # pip starts compilers
@@ -85,13 +89,26 @@ class Environments:
             for line in output.splitlines():
                 logger.info("pip, model %s: %s", model, line)
             if status:
-                stopped = "the server is stopping" if self._closed else ""
+                stopped = _STOPPING if self._closed.is_set() else ""
                 raise _failed(_INSTALLATION, model, stopped or _reason(output))
         (folder / _MADE).touch()
 
+    @contextlib.asynccontextmanager
+    async def _locked(self, path: Path, model: str) -> AsyncIterator[None]:
+        """Hold an exclusive lock on the file `path` against other servers of this cache.
+
+        Asked for now and then: a thread that waits for it would hold the stop up.
+        """
+        with path.open("wb") as file:
+            while not _try_lock(file):
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._closed.wait(), _LOCK_SECONDS)
+                    raise _failed(_INSTALLATION, model, _STOPPING)
+            yield
+
     async def _run(self, *command: str, folder: Path) -> tuple[int, str]:
         """Run a command to its end; returns its status and what it printed."""
-        if self._closed:
+        if self._closed.is_set():
             return -signal.SIGKILL, ""
         process = await asyncio.create_subprocess_exec(
             *command,
@@ -114,6 +131,7 @@ class Environments:
         return process.returncode or 0, output.decode(errors="replace")
 
 
+_STOPPING = "the server is stopping"
 _CREATION = "Virtual environment creation"
 _INSTALLATION = "Custom pip package installation"
 
@@ -166,9 +184,9 @@ def _is_standard(path: str) -> bool:
     return path.endswith(".zip") or Path(path).is_relative_to(Path(os.__file__).parent)
 
 
-@contextlib.asynccontextmanager
-async def _locked(path: Path) -> AsyncIterator[None]:
-    """Hold an exclusive lock on the file `path` against other processes."""
-    with path.open("wb") as file:
-        await asyncio.to_thread(fcntl.flock, file, fcntl.LOCK_EX)
-        yield
+def _try_lock(file: BinaryIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
