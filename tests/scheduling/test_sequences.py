@@ -181,7 +181,7 @@ async def test_a_worker_that_dies_loses_its_sequences(server: RunningServer, gat
         crowd = Crowd(server, "wide", http)
         for name in ("d1", "d2", "d3"):
             assert (await crowd.send("1", ts_request_sequence_id=name)).status_code == 200
-        first = crowd.send("0", ts_request_sequence_id="g", x_gate=str(gate.file))
+        first = crowd.send("0", ts_request_sequence_id="d0", x_gate=str(gate.file))
         await asyncio.to_thread(gate.wait_entered)
         dying = crowd.send("2", ts_request_sequence_id="d1", x_exit="1")
         await crowd.queued(1)

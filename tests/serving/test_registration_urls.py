@@ -155,7 +155,7 @@ def test_http(server: RunningServer, origin: Origin, caplog: pytest.LogCaptureFi
         answer = register(server, url)
     assert "Fetching" in caplog.text
     assert "secret" not in "".join(
-        record.getMessage() for record in caplog.records if record.name != "uvicorn.access"
+        record.getMessage() for record in caplog.records if record.name != "ACCESS_LOG"
     )
     assert answer.json() == {
         "status": 'Model "fetched" Version: 1.0 registered with 1 initial workers'

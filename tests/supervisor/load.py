@@ -32,10 +32,12 @@ class Load:
 
     def __exit__(self, *_: object) -> None:
         seen = len(self.statuses)
-        wait_until(lambda: len(self.statuses) >= seen + 10)
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
+        try:
+            wait_until(lambda: len(self.statuses) >= seen + 10)
+        finally:
+            self._stop.set()
+            for thread in self._threads:
+                thread.join()
 
     def _send(self) -> None:
         with httpx.Client(timeout=60) as client:

@@ -82,6 +82,7 @@ def test_each_model_gets_the_versions_that_it_asks_for(
     folders = {seen["new"][1], seen["old"][1]}
     environments = server.server.config.cache_dir / "environments"
     assert {Path(folder).parent for folder in folders} == {environments}
+    caplog.clear()
     with caplog.at_level(logging.INFO, "flambeau.supervisor"):
         assert register(server, "new", model_name="again").status_code == 200
     assert predict(server, "again").text.split() == seen["new"]

@@ -25,6 +25,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     configure_logging(None, console=None)
     for name in NAMES:
         logging.getLogger(name).propagate = True
+        logging.getLogger(name).setLevel(logging.NOTSET)
 
 
 def lines(folder: Path, name: str) -> list[str]:
@@ -95,3 +96,4 @@ def test_setting_up_twice_leaves_no_open_file(tmp_path: Path) -> None:
     configure_logging(None, console=None)
     for name in NAMES:
         logging.getLogger(name).propagate = True
+        logging.getLogger(name).setLevel(logging.NOTSET)

@@ -22,8 +22,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     store = tmp_path_factory.mktemp("store")
     write_model(store, "echo")
     write_model(store, "brief")
-    with running_server(store, tmp_path_factory.mktemp("cache")) as running:
+    with running_server(
+        store, tmp_path_factory.mktemp("cache"), disable_system_metrics=True
+    ) as running:
         register(running, "echo")
+        predict(running, "echo", x_do="raise")
+        for name in ("echo", "echo/1.0", "nobody"):  # a sample of each class of responses
+            predict(running, name)
         yield running
 
 

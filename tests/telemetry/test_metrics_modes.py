@@ -35,6 +35,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     configure_logging(None, console=None)
     for name in ("ACCESS_LOG", "MODEL_LOG", "flambeau", "uvicorn", "asyncio"):
         logging.getLogger(name).propagate = True
+        logging.getLogger(name).setLevel(logging.NOTSET)
 
 
 @contextlib.contextmanager

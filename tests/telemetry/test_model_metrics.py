@@ -118,6 +118,7 @@ def test_what_cannot_be_a_series_is_told(
     server: RunningServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The server's own names, long texts and impossible names; each reason once."""
+    predict(server, "reporter")
     before = families(server)
     with caplog.at_level(logging.ERROR):
         for _ in range(2):
