@@ -190,9 +190,11 @@ def test_other_dimensions_than_declared(
     strict: RunningServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An error line, and the value is dropped."""
+    # a worker of its own: the metric that it has keeps the other dimensions
+    assert register(strict, "reporter", model_name="mismatching").status_code == 200
     before = families(strict).get("Words_total")
     with caplog.at_level(logging.ERROR):
-        assert predict(strict, "reporter", x_do="mismatch").status_code == 200
+        assert predict(strict, "mismatching", x_do="mismatch").status_code == 200
     assert families(strict).get("Words_total") == before
     assert "it has the dimensions ['City'], but the values are" in caplog.text
     assert "came with the dimensions ['A', 'B'], but ['City'] are declared" in caplog.text
