@@ -114,6 +114,45 @@ def test_an_upgrade_is_not_followed(echo_server: RunningServer) -> None:
         assert sock.recv(1000).startswith(b"HTTP/1.1 200 ")
 
 
+UPGRADE = (
+    b"POST /predictions/echo HTTP/1.1\r\nhost: h\r\ncontent-type: text/plain\r\n"
+    b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk\r\n"
+)
+
+
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+@pytest.mark.parametrize(
+    "framed",
+    [
+        b"content-length: 5\r\n\r\nhello",
+        b"transfer-encoding: chunked\r\n\r\n2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n",
+        b"content-length: 0\r\n\r\n",
+    ],
+)
+def test_a_request_that_offers_an_upgrade_keeps_its_body(
+    echo_server: RunningServer, framed: bytes, size: int
+) -> None:
+    """Java's client offers HTTP/2 with each first request; whatever the packets and what follows."""
+    url = urlsplit(echo_server.inference)
+    sent = (UPGRADE + framed) * 2 + GET + LAST
+    with socket.create_connection((url.hostname, url.port), timeout=60) as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for at in range(0, len(sent), size):
+            sock.sendall(sent[at : at + size])
+        received = b"".join(iter(lambda: sock.recv(65536), b""))
+    assert received.count(b"HTTP/1.1 200 ") == 3
+    assert received.count(b"hello") == 2 * (b"llo" in framed)
+
+
+def test_a_body_without_an_end_is_refused_beside_an_upgrade_too(
+    echo_server: RunningServer,
+) -> None:
+    """Nobody can know where the next request begins."""
+    received = exchange(echo_server, UPGRADE + b"transfer-encoding: gzip\r\n\r\nhello")
+    assert b"HTTP/1.1 400 " in received
+    assert b"HTTP/1.1 200 " not in received
+
+
 POST = b"POST /predictions/echo HTTP/1.1\r\nhost: h\r\ncontent-length: 10\r\n"
 
 

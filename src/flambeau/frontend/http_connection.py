@@ -6,7 +6,8 @@ a connection whose request is not complete is closed at once. How long a body ma
 business of whoever reads it (`flambeau.protocols.http.read_body`).
 
 What TorchServe passes and uvicorn does not: made-up methods, header names as the client spelled
-them (`HEADER_NAMES` in the scope), reason phrases and statuses up to 999 of a handler's choice.
+them (`HEADER_NAMES` in the scope), reason phrases and statuses up to 999 of a handler's choice, and
+bodies of requests that offer an upgrade, as Java's client does with HTTP/2: nothing is upgraded here.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ import uuid
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
+import httptools
 from typing_extensions import override
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
@@ -40,6 +42,9 @@ _METHOD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}) /")
 
 MAX_HEAD_BYTES = 32 * 1024
 """Bytes of a request line and its headers (promises.md G19)."""
+
+_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
+"""Headers that say how long a body is."""
 
 HEAD_SECONDS = 10.0
 """From its first byte, or the connection's begin, to the end of a request's headers.
@@ -109,6 +114,7 @@ class HttpConnection(HttpToolsProtocol):
     _head_bytes = 0
     _unfinished_bytes = 0
     _in_head = True
+    _resuming = False  # whether a new parser is told of a head that was read already
     _begun = False  # whether a request's first byte has come, and not yet its last
     _late_from: float | None = None  # since when the client has owed us something
     _timer: asyncio.TimerHandle | None = None
@@ -131,7 +137,11 @@ class HttpConnection(HttpToolsProtocol):
             if not self._begun:
                 data = self._with_known_method(data)
             self._unfinished_bytes += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self._parse(data)
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
         if self._in_head and self._unfinished_bytes > MAX_HEAD_BYTES:
             self._refuse(431)
         if self.transport.is_closing() or not self._owes():
@@ -140,6 +150,36 @@ class HttpConnection(HttpToolsProtocol):
             self._late_from = self.loop.time()
             if self._timer is None:
                 self._watch(HEAD_SECONDS)
+
+    def _parse(self, data: bytes) -> None:
+        """Feed the parser. Where a head offers an upgrade it takes what follows for another protocol;
+        a parser in its place reads on. Raises `HttpParserError`."""
+        while data:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                if self.scope["method"] == "CONNECT":
+                    return  # not HTTP either way
+                data = data[upgrade.args[0] :]
+                self._read_on()
+            else:
+                return
+
+    def _read_on(self) -> None:
+        """Put a new parser where the head of the current request ends."""
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
+        framing = self._framing()
+        if framing:
+            lines = b"".join(b"%s: %s\r\n" % header for header in framing)
+            self._resuming = True
+            try:
+                self.parser.feed_data(b"POST / HTTP/1.1\r\n" + lines + b"\r\n")
+            finally:
+                self._resuming = False
+
+    def _framing(self) -> list[tuple[bytes, bytes]]:
+        return [header for header in self.headers if header[0] in _FRAMING]
 
     @override
     def shutdown(self) -> None:
@@ -154,6 +194,8 @@ class HttpConnection(HttpToolsProtocol):
 
     @override
     def on_message_begin(self) -> None:
+        if self._resuming:
+            return
         super().on_message_begin()
         self._late_from = None
         self._begun = True
@@ -164,17 +206,23 @@ class HttpConnection(HttpToolsProtocol):
 
     @override
     def on_url(self, url: bytes) -> None:
+        if self._resuming:
+            return
         super().on_url(url)
         self._count(len(url))
 
     @override
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._resuming:
+            return
         super().on_header(name, value)
         self._names.append(name)
         self._count(len(name) + len(value))
 
     @override
     def on_headers_complete(self) -> None:
+        if self._resuming:
+            return
         self._in_head = False
         self._unfinished_bytes = 0
         super().on_headers_complete()
@@ -192,6 +240,8 @@ class HttpConnection(HttpToolsProtocol):
 
     @override
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade() and self.scope["method"] != "CONNECT" and self._framing():
+            return  # its body is still to come: `_read_on`
         super().on_message_complete()
         self._in_head = True
         self._begun = False
