@@ -107,7 +107,14 @@ def _bodies() -> Iterator[Case]:
     for kind in ("Application/JSON", "application/octet-stream", "text/html", "image/png"):
         yield _predict(f"body object as {kind}", b'{"a": 1}', ("content-type", kind))
     form = ("content-type", "application/x-www-form-urlencoded")
-    for label, text in (("two", b"a=1&b=2"), ("repeated", b"a=1&a=2"), ("escaped", b"a=%20+b&c=")):
+    for label, text in (
+        ("two", b"a=1&b=2"),
+        ("repeated", b"a=1&a=2"),
+        ("escaped", b"a=%20+b&c="),
+        ("JSON", b'{"x": 1}'),
+        ("bare last", b"a=&b"),
+        ("bare first", b"a&b=1"),
+    ):
         yield _predict(f"form {label}", text, form)
     multipart = ("content-type", "multipart/form-data; boundary=XX")
     yield _predict("multipart all kinds of parts", MULTIPART, multipart)

@@ -114,8 +114,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     store = tmp_path_factory.mktemp("store")
     for name, (handler, files, more) in MODELS.items():
         model = {"modelName": name, "modelVersion": "1.0", "handler": handler, **more}
-        files["MAR-INF/MANIFEST.json"] = json.dumps({"model": model}).encode()
-        for file, content in files.items():
+        manifest = {"MAR-INF/MANIFEST.json": json.dumps({"model": model}).encode()}
+        for file, content in (files | manifest).items():
             (store / name / file).parent.mkdir(parents=True, exist_ok=True)
             (store / name / file).write_bytes(content)
     preload = ("flambeau.handlers.ts.torch_handler.base_handler",)  # imports torch, once

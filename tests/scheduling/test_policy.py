@@ -77,14 +77,14 @@ LONG_AGO = NEW._replace(arrived=8.0)
 @pytest.mark.parametrize(
     ("waiting", "run", "again_at"),
     [
-        ([SOON], [], 9.995 + QUIET_SECONDS),
+        ([SOON], [], 9.995 + QUIET_SECONDS[1]),
         ([QUIET], [0], None),
         ([SOON._replace(arrived=9.01), SOON], [0, 1], None),
         ([SOON, SOON], [0, 1], None),
         ([LONG_AGO], [0], None),
         ([LONG_AGO, GONE, SOON], [0, 2], None),
-        ([SOON, GONE, LATE], [], 9.995 + QUIET_SECONDS),
-        ([GONE, LATE, SOON], [], 9.995 + QUIET_SECONDS),
+        ([SOON, GONE, LATE], [], 9.995 + QUIET_SECONDS[1]),
+        ([GONE, LATE, SOON], [], 9.995 + QUIET_SECONDS[1]),
         ([SOON, RETRY], [0], None),
         ([RETRY], [0], None),
         ([SOON._replace(size=MAX_BATCH_BYTES + 1), SOON], [0], None),

@@ -54,11 +54,16 @@ def _media_type(content_type: str) -> str:
 
 
 def _urlencoded(body: bytes) -> list[Field]:
-    """Bytes by name, the last of a name counts. (`parse_qsl` takes no bytes beyond ASCII.)"""
+    """Bytes by name, the last of a name counts. (`parse_qsl` takes no bytes beyond ASCII.)
+
+    As in TorchServe, what follows the last `&` is no field without a `=`: JSON that curl sent as a
+    form gives an empty row, not a field of that name.
+    """
     if body.count(b"&") >= MAX_PARTS:
         raise _too_many()
     fields: dict[str, Field] = {}
-    for pair in body.split(b"&"):
+    *pairs, last = body.split(b"&")
+    for pair in [*pairs, last] if b"=" in last else pairs:
         name, equals, value = (_unquote(part) for part in pair.partition(b"="))
         key = name.decode("utf-8", "replace")
         if key or equals:

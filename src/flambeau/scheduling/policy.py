@@ -12,8 +12,9 @@ from typing import NamedTuple
 MAX_BATCH_BYTES = 64 * 1024 * 1024
 """Bytes of all bodies of a batch; a larger one runs alone."""
 
-QUIET_SECONDS = 0.02
-"""When nobody has come for so long, nobody is taken to be coming."""
+QUIET_SECONDS = (0.02, 0.1)
+"""When nobody has come for a tenth of a batch's longest wait, within these bounds, nobody is taken
+to be coming."""
 
 
 class Waiting(NamedTuple):
@@ -90,12 +91,17 @@ def decide(waiting: Iterable[Waiting], now: float, room: Room) -> Decision:
                 break
             if room.wait and not room.joining:
                 latest = latest if decision.run else entry.arrived + room.wait
-                go_at = min(latest, entry.arrived + QUIET_SECONDS)
+                go_at = min(latest, entry.arrived + _quiet(room.wait))
             decision.run.append(index)
             if len(decision.run) == room.size:
                 go_at = now
                 break
     return decision if go_at <= now else _held_back(decision, go_at)
+
+
+def _quiet(wait: float) -> float:
+    shortest, longest = QUIET_SECONDS
+    return min(max(shortest, wait / 10), longest)
 
 
 def _held_back(decision: Decision, go_at: float) -> Decision:
