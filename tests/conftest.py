@@ -1,5 +1,6 @@
 """What tests of the server share."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,11 @@ from flambeau.testing.server import RunningServer, running_server
 # Calls that name no time-out wait for longer than httpx's 5 s: a loaded machine is no failure.
 _patience = httpx._config.DEFAULT_TIMEOUT_CONFIG
 _patience.connect = _patience.read = _patience.write = _patience.pool = 60
+
+# A run in the background of a script, or under nohup, ignores these, and so would every process
+# that a test starts and interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture
