@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import httpx
+
+from flambeau.testing.echo import free_ports
 
 START_SECONDS = 120.0
 POLL_SECONDS = 0.2
@@ -28,15 +29,6 @@ class Server(NamedTuple):
     def url(self, port: str) -> str:
         """The base address of `inference`, `management` or `metrics`."""
         return str(getattr(self, port))
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that were free a moment ago, all different."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for sock in sockets:
-            sock.bind(("127.0.0.1", 0))
-        return [int(sock.getsockname()[1]) for sock in sockets]
 
 
 @contextlib.contextmanager

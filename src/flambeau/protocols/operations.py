@@ -328,29 +328,23 @@ METRICS = (
         (Parameter("name[]", "Names of metrics to choose.", array_of(STRING)),),
     ),
 )
+
+
+def _describe(operation_id: str, method: str, path: str, *, deprecated: bool = False) -> Operation:
+    return Operation(
+        operation_id,
+        method,
+        path,
+        "This document.",
+        {200: ("An OpenAPI document", _DOCUMENT)},
+        deprecated=deprecated,
+    )
+
+
 DESCRIPTION = (
-    Operation(
-        "apiDescription",
-        "options",
-        "/",
-        "This document.",
-        {200: ("An OpenAPI document", _DOCUMENT)},
-    ),
-    Operation(
-        "api-description",
-        "get",
-        "/api-description",
-        "This document.",
-        {200: ("An OpenAPI document", _DOCUMENT)},
-        deprecated=True,
-    ),
-    Operation(
-        "openapi",
-        "get",
-        "/openapi.json",
-        "This document.",
-        {200: ("An OpenAPI document", _DOCUMENT)},
-    ),
+    _describe("apiDescription", "options", "/"),
+    _describe("api-description", "get", "/api-description", deprecated=True),
+    _describe("openapi", "get", "/openapi.json"),
 )
 
 
