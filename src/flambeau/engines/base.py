@@ -83,7 +83,17 @@ class Engine(Protocol):
     padding: int
 
     def __init__(self, source: ModelSource) -> None:
-        """Load the model. Raises `LoadError` with the real cause."""
+        """Load the model. Raises `LoadError` with the real cause.
+
+        Weights and what is computed from them may be shared by several processes, each of which
+        calls `begin`: on a CPU, a model is loaded with one thread and then forked.
+        """
+
+    def begin(self) -> None:
+        """Get ready to run in this process, whose compute threads are set by now; called once.
+
+        Whatever depends on the number of threads, or does not survive a fork, belongs here.
+        """
 
     def forward(self, sequences: Sequence[TokenSequence]) -> list[Outputs]:
         """Each sequence's outputs, in the order given. Raises what the framework raises."""

@@ -71,6 +71,9 @@ class Engine:
             self._model.config.pad_token_id = source.pad_id
         self._takes_type_ids = _takes_type_ids(self._model)
 
+    def begin(self) -> None:
+        """Nothing here depends on the number of threads."""
+
     def forward(self, sequences: Sequence[TokenSequence]) -> list[Outputs]:
         """See `engines.base.Engine`."""
         limits = None if self._source.pad_id is None else self._limits

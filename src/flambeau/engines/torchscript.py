@@ -65,6 +65,9 @@ class Engine:
                 self._fixed_width,
             )
 
+    def begin(self) -> None:
+        """Nothing here depends on the number of threads."""
+
     def forward(self, sequences: Sequence[TokenSequence]) -> list[Outputs]:
         """See `engines.base.Engine`. Token types cannot be given to a traced model."""
         alone = self._source.pad_id is None or self._fixed_width

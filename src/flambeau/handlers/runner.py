@@ -126,6 +126,18 @@ class Runner:
             entry = wrap_in_envelope(entry, load.service_envelope)
         return cls(entry, context, load, choice.told)
 
+    def begin(self) -> None:
+        """Get ready to run in this process, whose compute threads are set; `load` may have been
+        called in its parent, with one thread. Raises LoadError.
+        """
+        if self._native is None:
+            return
+        try:
+            self._native.begin()
+        except Exception as error:
+            _logger.exception("The model %s failed to begin.", self.context.model_name)
+            raise load_failure(error, Path.cwd()) from error
+
     def run(self, items: list[InferenceRequest], emit: Emit) -> None:
         """Answer a batch: per row, any number of chunks and one last chunk, or one error.
 
