@@ -12,6 +12,9 @@ TaskName = Literal[
     "text-classification", "token-classification", "question-answering", "text-generation"
 ]
 OutputShape = Literal["legacy", "full"]
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
+"""The numbers that a forward pass computes with; `int8` keeps activations in floating point
+between the matrix products."""
 
 
 class ModelKey(msgspec.Struct, frozen=True, order=True):

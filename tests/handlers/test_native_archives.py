@@ -147,6 +147,13 @@ def test_a_file_that_is_no_model(models: Models, tmp_path: Path) -> None:
         ServedNative(folder, file="m.pt", save_mode="torchscript")
 
 
+def test_a_traced_model_has_the_precision_that_it_has(models: Models) -> None:
+    """A precision that cannot be had is an error and never ignored."""
+    folder = models.traced("text-classification")
+    with pytest.raises(LoadError, match="precision is int8, but a TorchScript model"):
+        ServedNative(folder, file="traced_model.pt", precision="int8")
+
+
 def test_unknown_task_asks_for_one(models: Models, tmp_path: Path) -> None:
     """Where nothing says what the model is for, the setting to make is named."""
     folder = copied(models, tmp_path)

@@ -48,11 +48,12 @@ def test_setup_config_is_read(tmp_path: Path) -> None:
 
 def test_yaml_wins_key_by_key(tmp_path: Path) -> None:
     """model-config.yaml overrides single keys of setup_config.json."""
-    handler = {"max_length": 32, "output": "full", "revision": 7, "engine": "torch"}
+    handler = {"max_length": 32, "output": "full", "revision": 7, "precision": "int8"}
     settings = read(tmp_path, handler, setup_config=SETUP)
     assert settings.max_length == 32
     assert settings.output == "full"
     assert settings.revision == "7"
+    assert settings.precision == "int8"
     assert settings.task == "text-classification"
 
 
@@ -102,6 +103,7 @@ def test_flags_in_every_spelling(tmp_path: Path, value: object, expected: bool) 
         ("max_length", True, "whole number"),
         ("max_length", 1.5, "whole number"),
         ("save_mode", "onnx", "pretrained, torchscript"),
+        ("precision", "int4", "auto, fp32, bf16, fp16, int8"),
         ("output", "json", "legacy, full"),
         ("handler_mode", "fast", "auto, native, as-is"),
         ("do_lower_case", "perhaps", "true, false"),

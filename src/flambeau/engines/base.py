@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from flambeau.types import TaskName
+from flambeau.types import Precision, TaskName
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +38,8 @@ class ModelSource(msgspec.Struct, frozen=True):
     `file` is the manifest's `serializedFile`, if it exists. `outputs` are the names of the arrays
     in the order of the model's output; none for generation. `pad_id` None: rows cannot be padded.
     `gpu` is a visible device's index. `max_length` is the longest row that will ever come.
+    `precision` None: fp32 on a CPU, the checkpoint's own on a GPU. `threads` is the worker's share
+    of the cores, 0 for the framework's own choice.
     """
 
     model_dir: Path
@@ -48,6 +50,8 @@ class ModelSource(msgspec.Struct, frozen=True):
     pad_id: int | None = None
     eos_ids: tuple[int, ...] = ()
     max_length: int = 512
+    precision: Precision | None = None
+    threads: int = 0
 
     @property
     def per_token(self) -> bool:

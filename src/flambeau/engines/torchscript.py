@@ -85,6 +85,11 @@ class Engine:
         return generate_in_groups(prompts, settings, self._generate_rows)
 
     def _load(self) -> Any:
+        if self._source.precision not in (None, "fp32"):
+            raise LoadError(
+                f"precision is {self._source.precision}, but a TorchScript model computes as it was"
+                " traced. Remove the setting, or save the model with save_pretrained."
+            )
         file = self._source.file
         if file is None:
             raise LoadError(

@@ -61,6 +61,10 @@ class HandlerContext(Protocol):
         """`model_dir` and `gpu_id` count here."""
 
     @property
+    def compute_threads(self) -> int:
+        """The worker's share of the cores, 0 if nobody says."""
+
+    @property
     def manifest(self) -> Mapping[str, object] | None:
         """The archive's MANIFEST.json."""
 
@@ -132,6 +136,7 @@ class TransformersHandler:
             context.manifest or {},
             context.model_yaml_config or {},
             gpu=_gpu_index(context.system_properties.get("gpu_id")),
+            threads=context.compute_threads,
         )
         self.initialized = True
         logger.info("Serving: %s.", ", ".join(f"{key} {text}" for key, text in self.info().items()))

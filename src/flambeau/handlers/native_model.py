@@ -43,8 +43,11 @@ def load_model(
     yaml_config: Mapping[str, object],
     *,
     gpu: int | None,
+    threads: int = 0,
 ) -> NativeModel:
     """Load an unpacked archive's model and run its task's example once.
+
+    `threads` is how many cores it may use, 0 for the framework's own choice.
 
     Raises `ConfigError` for wrong settings and `LoadError` where the model does not load or does
     not run.
@@ -75,6 +78,8 @@ def load_model(
             pad_id=tokenizer.pad_id,
             eos_ids=_eos_ids(generation_config, config, tokenizer.eos_id),
             max_length=tokenizer.max_length,
+            precision=None if settings.precision == "auto" else settings.precision,
+            threads=threads,
         )
     )
     new_tokens = settings.max_length or _whole(generation_config.get("max_new_tokens"))

@@ -103,6 +103,7 @@ class Runner:
             metrics,
             config,
         )
+        context.compute_threads = load.threads
         context.header_key_sequence_id = load.sequence_headers[0]
         context.header_key_sequence_start = load.sequence_headers[1]
         context.header_key_sequence_end = load.sequence_headers[2]

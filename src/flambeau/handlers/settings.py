@@ -14,10 +14,11 @@ import msgspec
 
 from flambeau.errors import ConfigError
 from flambeau.tasks.base import infer_task
-from flambeau.types import OutputShape, TaskName
+from flambeau.types import OutputShape, Precision, TaskName
 
 SaveMode = Literal["pretrained", "torchscript"]
 HandlerMode = Literal["auto", "native", "as-is"]
+PrecisionChoice = Literal["auto", Precision]
 
 _MODES: Mapping[str, TaskName] = {
     "sequence_classification": "text-classification",
@@ -35,7 +36,7 @@ _TASKS: Mapping[str, TaskName] = {
 class HandlerSettings(msgspec.Struct, frozen=True):
     """How the native Transformers handler is to serve a model.
 
-    None means "not said". `task` is inferred from `config.json` where neither `task` nor `mode` is
+    None means "not said". `precision` auto lets a measured verdict choose. `task` is inferred from `config.json` where neither `task` nor `mode` is
     given and may still be None. `without_effect` names the given keys that change nothing here.
     """
 
@@ -43,6 +44,7 @@ class HandlerSettings(msgspec.Struct, frozen=True):
     model_name: str | None = None
     revision: str | None = None
     engine: str = "auto"
+    precision: PrecisionChoice | None = None
     save_mode: SaveMode | None = None
     output: OutputShape | None = None
     handler_mode: HandlerMode = "auto"
@@ -180,6 +182,7 @@ _READERS: Mapping[str, Callable[[str, object], object]] = {
     "model_name": _read_name,
     "revision": _read_revision,
     "engine": _read_text,
+    "precision": _one_of(_same("auto", "fp32", "bf16", "fp16", "int8")),
     "save_mode": _one_of(_same("pretrained", "torchscript")),
     "output": _one_of(_same("legacy", "full")),
     "handler_mode": _one_of(_same("auto", "native", "as-is")),
