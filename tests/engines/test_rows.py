@@ -43,7 +43,7 @@ def test_groups_keep_padding_and_size_small() -> None:
 
 def test_a_row_over_the_limit_runs_alone() -> None:
     """A row larger than the limit still runs; no rows make no groups."""
-    assert group_by_length([1000, 10, 10], RowLimits(100, 0.1)) == [[0], [1, 2]]
+    assert group_by_length([1000, 10, 10], RowLimits(100, 0.1)) == [[1, 2], [0]]
     assert group_by_length([], CPU_LIMITS) == []
 
 

@@ -6,7 +6,7 @@ its own affair.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -38,8 +38,8 @@ class ModelSource(msgspec.Struct, frozen=True):
     `file` is the manifest's `serializedFile`, if it exists. `outputs` are the names of the arrays
     in the order of the model's output; none for generation. `pad_id` None: rows cannot be padded.
     `gpu` is a visible device's index. `max_length` is the longest row that will ever come.
-    `precision` None: fp32 on a CPU, the checkpoint's own on a GPU. `threads` is the worker's share
-    of the cores, 0 for the framework's own choice.
+    `precision` None: fp32 on a CPU; on a GPU the checkpoint's half precision, else bf16. `threads`
+    is the worker's share of the cores, 0 for the framework's own choice.
     """
 
     model_dir: Path
@@ -77,14 +77,31 @@ class Generated(msgspec.Struct, frozen=True):
     finish_reason: Literal["stop", "length"]
 
 
+class RowLimits(msgspec.Struct, frozen=True):
+    """How rows may share a forward pass: tokens in all with padding, and the padding's share.
+
+    `packed`: rows stand one after the other, so that there is no padding.
+    """
+
+    max_tokens: int
+    max_padding: float
+    packed: bool = False
+
+
 class Engine(Protocol):
     """Loads one model on construction and runs it. Not thread-safe.
 
-    `padding` counts the tokens that were computed only to make rows equally long.
+    `padding` counts the tokens that were computed only to make rows equally long. `limits` say
+    which rows should run together, None: none. `precision` is what it computes in, such as `fp32`.
     """
 
     device: str
     padding: int
+    precision: Precision
+
+    @property
+    def limits(self) -> RowLimits | None:
+        """Which rows should share a forward pass now."""
 
     def __init__(self, source: ModelSource) -> None:
         """Load the model. Raises `LoadError` with the real cause.
@@ -108,13 +125,6 @@ class Engine(Protocol):
         """Each prompt's continuation; `settings` has one element per prompt."""
 
 
-class RowLimits(msgspec.Struct, frozen=True):
-    """How rows may share a forward pass: padded tokens in all, and the padding's share."""
-
-    max_tokens: int
-    max_padding: float
-
-
 CPU_LIMITS = RowLimits(max_tokens=512, max_padding=0.1)
 """A core is busy from about 512 tokens on, so that little is gained by more padding."""
 GPU_LIMITS = RowLimits(max_tokens=16_384, max_padding=0.5)
@@ -124,25 +134,30 @@ GENERATION_LIMITS = RowLimits(max_tokens=8_192, max_padding=0.6)
 
 
 def group_by_length(lengths: Sequence[int], limits: RowLimits) -> list[list[int]]:
-    """Split rows into groups for one padded forward pass each; gives indices into `lengths`.
+    """Split rows into groups for one forward pass each; gives indices into `lengths`.
 
-    Neighbours in length go together, the longest first, so that memory peaks early. A group holds
-    at least one row.
+    Neighbours in length go together, the shortest first: who asks little need not wait for the
+    others. A group holds at least one row.
     """
     groups: list[list[int]] = []
-    longest = total = 0
-    for index in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
+    total = 0
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
         length = lengths[index]
-        if groups:
-            padded = longest * (len(groups[-1]) + 1)
-            waste = padded - (total + length)
-            if padded <= limits.max_tokens and waste <= limits.max_padding * padded:
-                groups[-1].append(index)
-                total += length
-                continue
-        groups.append([index])
-        longest = total = length
+        total += length
+        if groups and _fits(len(groups[-1]) + 1, length, total, limits):
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+            total = length
     return groups
+
+
+def _fits(rows: int, longest: int, total: int, limits: RowLimits) -> bool:
+    """Whether so many rows of `total` tokens, none longer than `longest`, may run together."""
+    if limits.packed:
+        return total <= limits.max_tokens
+    padded = longest * rows
+    return padded <= limits.max_tokens and padded - total <= limits.max_padding * padded
 
 
 def pad_rows(
@@ -189,19 +204,33 @@ def forward_in_groups(
     """Run sequences of near lengths together; cut the padding off and put outputs in order.
 
     `run` gives arrays `[rows, …]`. No limits: one row at a time. `per_token`: the second axis is
-    the row's tokens.
+    the row's tokens, or, for packed rows, the first is the tokens of all.
     """
     if limits is None:
         groups = [[index] for index in range(len(sequences))]
     else:
         groups = group_by_length([len(sequence) for sequence in sequences], limits)
+    packed = limits is not None and limits.packed
     outputs: dict[int, Outputs] = {}
     for group in groups:
         arrays = run([sequences[index] for index in group])
-        for row, index in enumerate(group):
-            end = len(sequences[index]) if per_token else None
-            outputs[index] = {name: array[row][:end] for name, array in arrays.items()}
+        lengths = [len(sequences[index]) for index in group]
+        outputs.update(zip(group, _split(arrays, lengths, per_token, packed), strict=True))
     return [outputs[index] for index in range(len(sequences))]
+
+
+def _split(
+    arrays: dict[str, npt.NDArray[np.float32]], lengths: list[int], per_token: bool, packed: bool
+) -> Iterator[Outputs]:
+    """Each row's outputs from those of all."""
+    start = 0
+    for row, length in enumerate(lengths):
+        if per_token and packed:
+            yield {name: array[start : start + length] for name, array in arrays.items()}
+        else:
+            end = length if per_token else None
+            yield {name: array[row][:end] for name, array in arrays.items()}
+        start += length
 
 
 def generate_in_groups(

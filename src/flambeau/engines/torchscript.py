@@ -7,7 +7,7 @@ names nor its configuration.
 import logging
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,7 @@ from flambeau.engines.base import (
     GenerationSettings,
     ModelSource,
     Outputs,
+    RowLimits,
     TokenSequence,
     count_padding,
     forward_in_groups,
@@ -36,6 +37,9 @@ from flambeau.engines.base import (
     until_end,
 )
 from flambeau.errors import LoadError, first_line
+
+if TYPE_CHECKING:
+    from flambeau.types import Precision
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +58,7 @@ class Engine:
         self._source = source
         self.device = pick_device(source.gpu, cuda_available=torch.cuda.is_available())
         self.padding = 0
+        self.precision: Precision = "fp32"
         self._limits = CPU_LIMITS if self.device == "cpu" else GPU_LIMITS
         self._model = self._load()
         self._fixed_width = 0 if self._takes_any_shape() else source.max_length
@@ -65,17 +70,19 @@ class Engine:
                 self._fixed_width,
             )
 
+    @property
+    def limits(self) -> RowLimits | None:
+        """See `engines.base.Engine`."""
+        alone = self._source.pad_id is None or self._fixed_width
+        return None if alone else self._limits
+
     def begin(self) -> None:
         """Nothing here depends on the number of threads."""
 
     def forward(self, sequences: Sequence[TokenSequence]) -> list[Outputs]:
         """See `engines.base.Engine`. Token types cannot be given to a traced model."""
-        alone = self._source.pad_id is None or self._fixed_width
         return forward_in_groups(
-            sequences,
-            None if alone else self._limits,
-            self._forward_rows,
-            per_token=self._source.per_token,
+            sequences, self.limits, self._forward_rows, per_token=self._source.per_token
         )
 
     def generate(

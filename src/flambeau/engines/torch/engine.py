@@ -1,0 +1,159 @@
+"""The engine: packed where that is right, else padded batches of texts of about one length."""
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from flambeau.cost import CostModel
+from flambeau.engines.base import (
+    CPU_LIMITS,
+    GPU_LIMITS,
+    Generated,
+    GenerationSettings,
+    ModelSource,
+    Outputs,
+    RowLimits,
+    TokenSequence,
+    count_padding,
+    forward_in_groups,
+    generate_in_groups,
+    pad_rows,
+    pick_device,
+    row_mask,
+    until_end,
+)
+from flambeau.engines.torch.loading import load_model, takes_type_ids
+from flambeau.engines.torch.packing import PackedForward, packed_forward
+from flambeau.engines.torch.precision import apply_precision
+
+logger = logging.getLogger(__name__)
+
+CPU_BUDGET = (64, 2_048)
+GPU_BUDGET = (1_024, 65_536)
+"""The fewest and the most tokens of a packed micro-batch, whatever was measured."""
+
+PROBE_TOKENS = (16, 128)
+"""Sizes of the passes that are timed before the first request."""
+
+
+class Engine:
+    """A Transformers model in float32 on a CPU, in half precision on a GPU, unless told otherwise."""
+
+    def __init__(self, source: ModelSource) -> None:
+        self._source = source
+        self.device = pick_device(source.gpu, cuda_available=torch.cuda.is_available())
+        self.padding = 0
+        self._cost = CostModel()
+        self._model = load_model(source, self.device)
+        if self._model.config.pad_token_id is None:
+            # GPT-2's heads find the last real token by it and refuse batches without one.
+            self._model.config.pad_token_id = source.pad_id
+        self._takes_type_ids = takes_type_ids(self._model)
+        self._packed = self._pack() if source.outputs else None
+        self.precision = apply_precision(self._model, source.precision, self.device)
+
+    @property
+    def limits(self) -> RowLimits | None:
+        """See `engines.base.Engine`. How large a packed pass should be was measured, and still is."""
+        on_cpu = self.device == "cpu"
+        if self._packed is not None:
+            lowest, highest = CPU_BUDGET if on_cpu else GPU_BUDGET
+            return RowLimits(self._cost.budget(lowest, highest), 0.0, packed=True)
+        if self._source.pad_id is None:
+            return None
+        return CPU_LIMITS if on_cpu else GPU_LIMITS
+
+    def begin(self) -> None:
+        """Time a few passes with this worker's threads."""
+        if self._packed is None:
+            return
+        token = 1 if self._source.pad_id != 1 else 2
+        length = min(PROBE_TOKENS[0], self._source.max_length)
+        for total in (*PROBE_TOKENS, *PROBE_TOKENS):
+            row = TokenSequence([token] * length, [0] * length)
+            self.forward([row] * max(1, total // length))
+
+    def forward(self, sequences: Sequence[TokenSequence]) -> list[Outputs]:
+        """See `engines.base.Engine`."""
+        run = self._forward_rows if self._packed is None else self._forward_packed
+        return forward_in_groups(sequences, self.limits, run, per_token=self._source.per_token)
+
+    def generate(
+        self, prompts: Sequence[TokenSequence], settings: Sequence[GenerationSettings]
+    ) -> list[Generated]:
+        """See `engines.base.Engine`. Uses the model's own `generation_config.json`."""
+        return generate_in_groups(prompts, settings, self._generate_rows)
+
+    def _pack(self) -> PackedForward | None:
+        return packed_forward(
+            self._model, self._alone, self._source, self.device, type_ids=self._takes_type_ids
+        )
+
+    def _alone(self, row: Sequence[TokenSequence]) -> list[Outputs]:
+        return forward_in_groups(row, None, self._forward_rows, per_token=self._source.per_token)
+
+    def _forward_packed(self, rows: list[TokenSequence]) -> dict[str, npt.NDArray[np.float32]]:
+        assert self._packed is not None
+        started = time.perf_counter()
+        outputs = self._packed(rows)
+        seconds = time.perf_counter() - started
+        lengths = [len(row) for row in rows]
+        self._cost.observe(sum(lengths), sum(length * length for length in lengths), seconds)
+        return outputs
+
+    @torch.inference_mode()
+    def _forward_rows(self, rows: list[TokenSequence]) -> dict[str, npt.NDArray[np.float32]]:
+        inputs = self._tensors(rows, left=False)
+        if self._takes_type_ids and all(row.type_ids for row in rows):
+            type_ids = pad_rows([row.type_ids for row in rows], 0)
+            inputs["token_type_ids"] = torch.from_numpy(type_ids).to(self.device)
+        result = self._model(**inputs)
+        return {name: result[name].float().cpu().numpy() for name in self._source.outputs}
+
+    @torch.inference_mode()
+    def _generate_rows(
+        self, rows: list[TokenSequence], settings: GenerationSettings
+    ) -> list[Generated]:
+        inputs = self._tensors(rows, left=True)
+        options = {
+            name: value
+            for name in ("do_sample", "temperature", "top_k", "top_p")
+            if (value := getattr(settings, name)) is not None
+        }
+        with _seeded(settings.seed):
+            result = self._model.generate(
+                **inputs,
+                max_new_tokens=settings.max_new_tokens,
+                pad_token_id=self._source.pad_id,
+                **options,
+            )
+        eos = self._model.generation_config.eos_token_id
+        eos_ids = eos if isinstance(eos, list) else [eos] if eos is not None else []
+        width = inputs["input_ids"].shape[1]
+        return [until_end(row[width:], eos_ids) for row in result.tolist()]
+
+    def _tensors(self, rows: list[TokenSequence], *, left: bool) -> dict[str, torch.Tensor]:
+        ids = [row.ids for row in rows]
+        self.padding += count_padding(rows)
+        return {
+            "input_ids": torch.from_numpy(pad_rows(ids, self._source.pad_id or 0, left=left)).to(
+                self.device
+            ),
+            "attention_mask": torch.from_numpy(row_mask(ids, left=left)).to(self.device),
+        }
+
+
+@contextmanager
+def _seeded(seed: int | None) -> Iterator[None]:
+    """Random numbers that depend on the seed alone, and leave the process's own as they were."""
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
