@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from flambeau.errors import ErrorKind, LoadError, PredictionError
-from flambeau.handlers.native import MAX_REQUEST_TOKENS, run_isolated
+from flambeau.handlers.native import MAX_REQUEST_TOKENS
+from flambeau.handlers.native_jobs import run_isolated
 from flambeau.tasks import load as load_task
 from flambeau.tasks.base import Head
 from flambeau.testing.models import MAX_POSITIONS
@@ -47,6 +48,8 @@ def test_settings_choose_the_output(models: Models) -> None:
         "output": "full",
         "max_length": str(MAX_POSITIONS),
         "device": "cpu",
+        "precision": "fp32",
+        "batching": "packed",
     }
     assert ServedNative(folder).handler.info()["output"] == "full"
     assert ServedNative(folder, "legacy").handler.info()["output"] == "legacy"

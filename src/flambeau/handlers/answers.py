@@ -55,6 +55,10 @@ class Answers:
         for index, body in enumerate(bodies):
             self._send(index, body, last=True)
 
+    def finish_one(self, index: int, body: Body | PredictionError) -> None:
+        """The last chunk, or the error, of one row."""
+        self._send(index, body, last=True)
+
     def advance(self, bodies: list[Body | PredictionError], goes_on: Callable[[int], bool]) -> None:
         """One iteration's chunk of every row; the last one where the row does not go on (5.12)."""
         for index, body in enumerate(bodies):

@@ -7,21 +7,23 @@ that item's own error; its neighbours are answered.
 import logging
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 
-import msgspec
 import numpy as np
 
-from flambeau.engines.base import (
-    Generated,
-    GenerationSettings,
-    Outputs,
-    TokenSequence,
-)
+from flambeau.engines.base import GENERATION_LIMITS, Generated, GenerationSettings, Outputs
 from flambeau.errors import ErrorKind, PredictionError
 from flambeau.handlers.native_generation import generate, generation_settings
+from flambeau.handlers.native_jobs import (
+    Answer,
+    Job,
+    Request,
+    choose,
+    run_distinct,
+    run_isolated,
+)
 from flambeau.handlers.native_model import NativeModel, load_model
 from flambeau.handlers.native_request import is_form, read_row, with_form_hint
 from flambeau.tasks.base import (
@@ -30,10 +32,8 @@ from flambeau.tasks.base import (
     Encoding,
     ForwardTask,
     GenerationTask,
-    Inputs,
-    TextInput,
 )
-from flambeau.types import JsonValue, OutputShape, Phases
+from flambeau.types import OutputShape, Phases
 
 logger = logging.getLogger(__name__)
 
@@ -41,16 +41,18 @@ OUTPUT_HEADER = "x-flambeau-output"
 TOKENS_HEADER = "x-flambeau-tokens"
 TRUNCATED_HEADER = "x-flambeau-truncated"
 
+LANE_HEADER = "x-flambeau-lane"
+"""A request's lane, `interactive` or `bulk`. Without it, lists of many texts are bulk work."""
+
+BULK_ENTRIES = 8
+"""A list of more texts than this is bulk work unless its request says otherwise."""
+
 MAX_REQUEST_TOKENS = 65_536
 """What a list in one request may cost, in tokens read and generated: 128 texts of 512 tokens.
 
-The answer to a list comes when its last entry is done, and its neighbours in the batch wait for it:
-it has to fit into a response timeout (120 seconds by default). A model of BERT-base's size needs
+The answer to a list comes when its last entry is done: it has to fit into a response timeout (120 seconds by default). A model of BERT-base's size needs
 about 11 TFLOP for as much (two per weight and token, 85 million weights).
 """
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 class HandlerContext(Protocol):
@@ -82,33 +84,6 @@ class HandlerContext(Protocol):
         """Set the content type of the answer to item `idx`."""
 
 
-class _Request(msgspec.Struct, frozen=True):
-    """One row of a batch, parsed."""
-
-    inputs: Inputs
-    options: AnswerOptions
-
-
-class _Job(msgspec.Struct, frozen=True):
-    """One entry of one request, tokenised."""
-
-    entry: TextInput
-    encoding: Encoding
-    options: AnswerOptions
-
-    @property
-    def sequence(self) -> TokenSequence:
-        return TokenSequence(self.encoding.ids, self.encoding.type_ids)
-
-
-class _Answer(msgspec.Struct, frozen=True):
-    """The answer for one entry, with its evidence."""
-
-    value: JsonValue
-    tokens: int
-    truncated: bool
-
-
 class TransformersHandler:
     """Serves a Transformers model. See the module's docstring for what `handle` returns."""
 
@@ -124,6 +99,8 @@ class TransformersHandler:
             self.default_output = default_output
         self.initialized = False
         self._phases: list[Phases] = []
+        self._reading = 0.0
+        self._turn = 0
 
     def initialize(self, context: HandlerContext) -> None:
         """Load the archive's model and run its task's example once.
@@ -153,7 +130,18 @@ class TransformersHandler:
             "output": self._model.settings.output or self.default_output,
             "max_length": str(self._model.tokenizer.max_length),
             "device": self._model.engine.device,
+            "precision": self._model.engine.precision,
+            "batching": "packed" if self._is_packed() else "padded",
         }
+
+    def _is_packed(self) -> bool:
+        limits = self._model.engine.limits
+        return limits is not None and limits.packed
+
+    def budget(self) -> int:
+        """Tokens that one forward pass should have, 0 where rows run alone."""
+        limits = self._model.engine.limits
+        return limits.max_tokens if limits is not None else 0
 
     def take_phases(self) -> list[Phases]:
         """Where the time of the batches since the last call went."""
@@ -162,30 +150,85 @@ class TransformersHandler:
 
     def handle(self, data: Sequence[object], context: HandlerContext) -> list[object]:
         """Answer each row of a batch; a `PredictionError` stands for a row without an answer."""
-        if context.get_request_header(0, "describe") == "True":
-            return [dict(self.info())]  # such a request comes alone
-        requests = [self._read_request(index, row, context) for index, row in enumerate(data)]
-        answers = iter(
-            self._answer([one for one in requests if not isinstance(one, PredictionError)])
-        )
+        requests = self.read(data, context)
+        waiting = [job for each in requests if isinstance(each, Request) for job in each.jobs]
+        while chosen := self.choose(waiting):
+            self.run(chosen)
+            waiting = [job for job in waiting if job.answer is None and not job.request.done]
         return [
-            request
-            if isinstance(request, PredictionError)
-            else _join_answers(index, request.inputs, next(answers), context)
-            for index, request in enumerate(requests)
+            self.result(each, context) if isinstance(each, Request) else each for each in requests
         ]
 
-    def _read_request(
-        self, index: int, row: object, context: HandlerContext
-    ) -> _Request | PredictionError:
+    def read(self, data: Sequence[object], context: HandlerContext) -> list[Request | object]:
+        """Parse and tokenise each row. What is no `Request` is a row's whole result already.
+
+        May run in another thread than the rest.
+        """
+        if context.get_request_header(0, "describe") == "True":
+            return [dict(self.info())]  # such a request comes alone
+        started = time.monotonic()
+        parsed = [self._parse(index, row, context) for index, row in enumerate(data)]
+        requests = [each for each in parsed if isinstance(each, Request)]
+        entries = [entry for request in requests for entry in request.inputs.entries]
+        encodings = iter(self._model.tokenizer.encode(entries) if entries else ())
+        for request in requests:
+            self._plan(request, [next(encodings) for _ in request.inputs.entries])
+        self._reading += time.monotonic() - started
+        return list(parsed)
+
+    def choose(self, waiting: Sequence[Job], max_requests: int = 0) -> list[Job]:
+        """Which of the waiting jobs `run` should have next; none if none wait."""
+        generates = isinstance(self._model.task, GenerationTask)
+        limits = GENERATION_LIMITS if generates else self._model.engine.limits
+        self._turn += 1
+        return choose(waiting, limits, self._turn, max_requests)
+
+    def run(self, jobs: Sequence[Job]) -> None:
+        """Run the model over these jobs and settle each."""
+        started, padding = time.monotonic(), self._model.engine.padding
+        made = self._compute(jobs)
+        computed = time.monotonic()
+        for job, one in zip(jobs, made, strict=True):
+            job.request.settle(job, self._finish(job, one))
+        tokens = sum(len(job.encoding.ids) for job in jobs)
+        tokens += sum(len(one.ids) for one in made if isinstance(one, Generated))
+        reading, self._reading = self._reading, 0.0
+        phases = Phases(
+            reading,
+            computed - started,
+            time.monotonic() - computed,
+            tokens,
+            self._model.engine.padding - padding,
+        )
+        self._phases.append(phases)
+
+    def result(self, request: Request, context: HandlerContext) -> object:
+        """A finished request's result, with the headers that its answer gets."""
+        if request.error is not None:
+            return request.error
+        answers = [job.answer for job in request.jobs if isinstance(job.answer, Answer)]
+        value = [answer.value for answer in answers] if request.inputs.many else answers[0].value
+        tokens = sum(answer.tokens for answer in answers)
+        truncated = any(answer.truncated for answer in answers)
+        index = request.index
+        context.set_response_header(index, TOKENS_HEADER, str(tokens))
+        context.set_response_header(index, TRUNCATED_HEADER, "true" if truncated else "false")
+        content_type = "text/plain; charset=utf-8" if isinstance(value, str) else "application/json"
+        context.set_response_content_type(index, content_type)
+        return value
+
+    def _parse(self, index: int, row: object, context: HandlerContext) -> Request | PredictionError:
         if context.get_request_header(index, "explain") == "True":
             return _no_explanations()
         try:
             shape = self._read_shape(context.get_request_header(index, OUTPUT_HEADER))
             inputs = self._model.task.parse(read_row(index, row, context))
+            request = Request(index, inputs, AnswerOptions(shape, inputs.parameters))
+            lane = read_lane(context.get_request_header(index, LANE_HEADER))
         except PredictionError as error:
             return with_form_hint(error) if is_form(row) else error
-        return _Request(inputs, AnswerOptions(shape, inputs.parameters))
+        request.bulk = len(inputs.entries) > BULK_ENTRIES if lane is None else lane == "bulk"
+        return request
 
     def _read_shape(self, header: object) -> OutputShape:
         if not isinstance(header, str) or not header.strip():
@@ -202,58 +245,28 @@ class TransformersHandler:
             ErrorKind.INVALID_INPUT,
         )
 
-    def _answer(self, requests: Sequence[_Request]) -> list[list[_Answer] | PredictionError]:
-        """Tokenise all entries at once, run them at once, and sort the answers by request."""
-        started = time.monotonic()
-        entries = [entry for request in requests for entry in request.inputs.entries]
-        encodings = iter(self._model.tokenizer.encode(entries))
-        planned = [
-            self._plan(request, [next(encodings) for _ in request.inputs.entries])
-            for request in requests
-        ]
-        jobs = [job for plan in planned if not isinstance(plan, PredictionError) for job in plan]
-        tokenised, padding = time.monotonic(), self._model.engine.padding
-        made = self._compute(jobs)
-        computed = time.monotonic()
-        done = [self._finish(job, one) for job, one in zip(jobs, made, strict=True)]
-        if jobs:
-            tokens = sum(len(job.encoding.ids) for job in jobs)
-            tokens += sum(len(one.ids) for one in made if isinstance(one, Generated))
-            phases = Phases(
-                tokenised - started,
-                computed - tokenised,
-                time.monotonic() - computed,
-                tokens,
-                self._model.engine.padding - padding,
-            )
-            self._phases.append(phases)
-        answers = iter(done)
-        return [
-            plan if isinstance(plan, PredictionError) else _unless_one_failed(answers, len(plan))
-            for plan in planned
-        ]
-
-    def _plan(
-        self, request: _Request, encodings: Sequence[Encoding | PredictionError]
-    ) -> list[_Job] | PredictionError:
+    def _plan(self, request: Request, encodings: Sequence[Encoding | PredictionError]) -> None:
         """A request's jobs; its first error, or what a list costs too much, is its only answer."""
-        jobs: list[_Job] = []
+        jobs: list[Job] = []
         for entry, encoding in zip(request.inputs.entries, encodings, strict=True):
             if isinstance(encoding, PredictionError):
-                return encoding
+                request.error = encoding
+                return
             if not encoding.ids:
-                return self._model.task.invalid("the text has no tokens")
-            jobs.append(_Job(entry, encoding, request.options))
+                request.error = self._model.task.invalid("the text has no tokens")
+                return
+            jobs.append(Job(request, entry, encoding))
         cost = sum(map(self._cost, jobs))
         if len(jobs) > 1 and cost > MAX_REQUEST_TOKENS:
-            return PredictionError(
+            request.error = PredictionError(
                 f"The list of {len(jobs)} entries costs {cost} tokens, read and generated; one"
                 f" request may cost at most {MAX_REQUEST_TOKENS}. Send smaller lists.",
                 ErrorKind.INVALID_INPUT,
             )
-        return jobs
+            return
+        request.plan(jobs)
 
-    def _cost(self, job: _Job) -> int:
+    def _cost(self, job: Job) -> int:
         """The most tokens that the model may read and generate for one entry."""
         task = self._model.task
         read = len(job.encoding.ids)
@@ -261,18 +274,18 @@ class TransformersHandler:
             return read + self._generation_settings(task, job).max_new_tokens
         return read
 
-    def _compute(self, jobs: Sequence[_Job]) -> Sequence[Generated | Outputs | PredictionError]:
+    def _compute(self, jobs: Sequence[Job]) -> Sequence[Generated | Outputs | PredictionError]:
         """Run the model over all jobs."""
         task = self._model.task
         if isinstance(task, GenerationTask):
             return run_isolated(lambda part: self._generate(task, part), jobs)
-        return run_isolated(
+        return run_distinct(
             lambda part: self._model.engine.forward([job.sequence for job in part]), jobs
         )
 
     def _finish(
-        self, job: _Job, made: Generated | Outputs | PredictionError
-    ) -> _Answer | PredictionError:
+        self, job: Job, made: Generated | Outputs | PredictionError
+    ) -> Answer | PredictionError:
         """One job's answer from what the model made of it."""
         task = self._model.task
         if isinstance(made, PredictionError):
@@ -283,7 +296,7 @@ class TransformersHandler:
         assert isinstance(task, ForwardTask)
         return _postprocess(task, job, made)
 
-    def _generate(self, task: GenerationTask, jobs: Sequence[_Job]) -> list[Generated]:
+    def _generate(self, task: GenerationTask, jobs: Sequence[Job]) -> list[Generated]:
         return generate(
             self._model,
             [job.sequence for job in jobs],
@@ -291,10 +304,10 @@ class TransformersHandler:
             [job.options for job in jobs],
         )
 
-    def _generation_settings(self, task: GenerationTask, job: _Job) -> GenerationSettings:
+    def _generation_settings(self, task: GenerationTask, job: Job) -> GenerationSettings:
         return generation_settings(self._model, task, job.options, len(job.encoding.ids))
 
-    def _continue(self, task: GenerationTask, job: _Job, generated: Generated) -> _Answer:
+    def _continue(self, task: GenerationTask, job: Job, generated: Generated) -> Answer:
         prompt_tokens = len(job.encoding.ids)
         continuation = Continuation(
             text=self._model.tokenizer.decode_after(job.encoding.ids, generated.ids),
@@ -303,42 +316,10 @@ class TransformersHandler:
             finish_reason=generated.finish_reason,
         )
         value = task.postprocess(continuation, job.entry, job.options)
-        return _Answer(value, prompt_tokens + len(generated.ids), job.encoding.truncated)
+        return Answer(value, prompt_tokens + len(generated.ids), job.encoding.truncated)
 
 
-def run_isolated(
-    run: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item]
-) -> list[Result | PredictionError]:
-    """Run all items together; where that raises, halve until only the guilty ones fail."""
-    if not items:
-        return []
-    try:
-        return list(run(items))
-    except Exception as error:  # noqa: BLE001 - whatever a framework raises becomes this item's error
-        if len(items) == 1:
-            return [_item_error(error)]
-    middle = len(items) // 2
-    return run_isolated(run, items[:middle]) + run_isolated(run, items[middle:])
-
-
-def _item_error(error: Exception) -> PredictionError:
-    """The error for the client, told only its type; an engine's reason goes to the log.
-
-    Engines see numbers alone, so that no user's text is in what they raise.
-    """
-    if isinstance(error, PredictionError):
-        return error
-    logger.error("The model failed on one input.", exc_info=error)
-    kind = type(error).__name__
-    if kind in {"OutOfMemoryError", "MemoryError"} or "allocate memory" in str(error):
-        return PredictionError(
-            "The model ran out of memory on this input. Send a shorter one.",
-            ErrorKind.OUT_OF_MEMORY,
-        )
-    return PredictionError(f"The model failed on this input ({kind}). The server's log says why.")
-
-
-def _postprocess(task: ForwardTask, job: _Job, outputs: Outputs) -> _Answer | PredictionError:
+def _postprocess(task: ForwardTask, job: Job, outputs: Outputs) -> Answer | PredictionError:
     try:
         if not all(np.isfinite(array).all() for array in outputs.values()):
             return PredictionError(
@@ -353,35 +334,20 @@ def _postprocess(task: ForwardTask, job: _Job, outputs: Outputs) -> _Answer | Pr
         return PredictionError(
             f"No answer could be made of the model's output ({type(error).__name__})."
         )
-    return _Answer(value, len(job.encoding.ids), job.encoding.truncated)
+    return Answer(value, len(job.encoding.ids), job.encoding.truncated)
 
 
-def _unless_one_failed(
-    answers: Iterator[_Answer | PredictionError], count: int
-) -> list[_Answer] | PredictionError:
-    """The next `count` answers, or the first error among them."""
-    own = [next(answers) for _ in range(count)]
-    done = [answer for answer in own if not isinstance(answer, PredictionError)]
-    return done if len(done) == count else next(a for a in own if isinstance(a, PredictionError))
-
-
-def _join_answers(
-    index: int,
-    inputs: Inputs,
-    answers: list[_Answer] | PredictionError,
-    context: HandlerContext,
-) -> object:
-    """One request's result from its entries' answers, with the headers that it gets."""
-    if isinstance(answers, PredictionError):
-        return answers
-    value = [answer.value for answer in answers] if inputs.many else answers[0].value
-    tokens = sum(answer.tokens for answer in answers)
-    truncated = any(answer.truncated for answer in answers)
-    context.set_response_header(index, TOKENS_HEADER, str(tokens))
-    context.set_response_header(index, TRUNCATED_HEADER, "true" if truncated else "false")
-    content_type = "text/plain; charset=utf-8" if isinstance(value, str) else "application/json"
-    context.set_response_content_type(index, content_type)
-    return value
+def read_lane(header: object) -> str | None:
+    """The lane that a request asks for. Raises `PredictionError` for one that there is not."""
+    if not isinstance(header, str) or not header.strip():
+        return None
+    lane = header.strip().lower()
+    if lane not in ("interactive", "bulk"):
+        raise PredictionError(
+            f"The header {LANE_HEADER} is {header!r}. Allowed: interactive, bulk.",
+            ErrorKind.INVALID_INPUT,
+        )
+    return lane
 
 
 def _no_explanations() -> PredictionError:

@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import Awaitable
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from flambeau.archive.manifest import read_manifest_document
 from flambeau.archive.yaml_config import read_yaml
@@ -39,6 +39,9 @@ from flambeau.handlers.ts.service import PREDICTION_METRIC, feed_metrics_to
 from flambeau.ipc.messages import Load, Measured
 from flambeau.types import InferenceRequest, MetricSample
 
+if TYPE_CHECKING:
+    from flambeau.handlers.native_runs import NativeRuns
+
 __all__ = ["Runner"]
 
 _logger = logging.getLogger(__name__)
@@ -48,8 +51,8 @@ class Runner:
     """A model's handler, loaded.
 
     `info` says how the model is served; `default_batch_size` is what a native handler would like
-    where nobody set a batch size, None for users' own; `context` is the handler's. `unusable` is
-    set once a CUDA error has spoiled this process.
+    where nobody set a batch size, None for users' own; `context` is the handler's, `decode` whether
+    bodies are decoded for it. `unusable` is set once a CUDA error has spoiled this process.
     """
 
     def __init__(self, entry: Entry, context: Context, load: Load, mode: str) -> None:
@@ -63,8 +66,9 @@ class Runner:
             self.default_batch_size = entry.instance.default_batch_size
             self._native = entry.instance
         self._call = entry.call
-        self._decode = load.decode_input
+        self.decode = load.decode_input
         self._continuous = load.continuous
+        self._max_requests = load.max_requests or self.default_batch_size or 0
 
     @classmethod
     def load(cls, load: Load) -> Self:
@@ -152,13 +156,13 @@ class Runner:
         context = self._prepare(self.context, items, answers)
         started = time.monotonic()
         try:
-            rows = [to_row(item, self._decode) for item in items]
+            rows = [to_row(item, self.decode) for item in items]
             result = self._call(rows, context)
             bodies = encode_items(result, len(items))
         except BaseException as error:  # noqa: BLE001  # whatever users' code does
-            self._failed(error, answers, items)
+            self.failed(error, answers, items)
         else:
-            self._add_times(context, (time.monotonic() - started) * 1000)
+            self.add_times(context, (time.monotonic() - started) * 1000)
             if self._continuous:
                 with contextlib.suppress(Abandoned):  # the server asks for no further run
                     answers.advance(bodies, lambda index: _goes_on(context, index, result[index]))
@@ -166,6 +170,27 @@ class Runner:
                 answers.finish(bodies)
         finally:
             context.chunk_sink = None
+
+    @property
+    def pooled(self) -> bool:
+        """Whether batches run side by side, cut into micro-batches (`handlers.native_runs`)."""
+        return self._native is not None and not self._continuous and self._answers_itself()
+
+    def _answers_itself(self) -> bool:
+        """Whether no subclass and no envelope stands between the rows and our handler."""
+        own = sys.modules[_NATIVE].TransformersHandler.handle
+        overridden = getattr(self._call, "__func__", None) is not own
+        return not overridden and getattr(self._call, "__self__", None) is self._native
+
+    def pool(self) -> "NativeRuns":
+        """What runs the batches of a native handler side by side."""
+        from flambeau.handlers.native_runs import NativeRuns  # users' handlers do without
+
+        return NativeRuns(self._native, self, self._max_requests)
+
+    def budget(self) -> int:
+        """Tokens that a forward pass should have; 0 where that does not matter."""
+        return self._native.budget() if self._native is not None else 0
 
     async def run_async(self, item: InferenceRequest, emit: Emit) -> None:
         """Answer one request with an asynchronous handler, beside others (section 5.13).
@@ -177,7 +202,7 @@ class Runner:
         started = time.monotonic()
         try:
             context = self._prepare(_own_context(self.context), [item], answers)
-            result = self._call([to_row(item, self._decode)], context)
+            result = self._call([to_row(item, self.decode)], context)
             if isinstance(result, Awaitable):
                 result = await result
             bodies = encode_items(result, 1)
@@ -185,9 +210,9 @@ class Runner:
             task = asyncio.current_task()
             if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
                 raise
-            self._failed(error, answers, [item])
+            self.failed(error, answers, [item])
         else:
-            self._add_times(context, (time.monotonic() - started) * 1000)
+            self.add_times(context, (time.monotonic() - started) * 1000)
             answers.finish(bodies)
 
     @staticmethod
@@ -199,9 +224,8 @@ class Runner:
         context.metrics.set_request_ids(context.request_ids)
         return context
 
-    def _failed(
-        self, error: BaseException, answers: Answers, items: list[InferenceRequest]
-    ) -> None:
+    def failed(self, error: BaseException, answers: Answers, items: list[InferenceRequest]) -> None:
+        """Answer what is left of a batch with the error that ended it."""
         if isinstance(error, Abandoned):
             _logger.info("Every client of the batch has left: the handler was stopped.")
             return
@@ -226,12 +250,15 @@ class Runner:
         ]
         return Measured(samples, phases) if samples or phases else None
 
-    def _add_times(self, context: Context, milliseconds: float) -> None:
+    def add_times(self, context: Context, milliseconds: float) -> None:
         """TorchServe's two model metrics: its `BaseHandler` reports `HandlerTime` itself."""
         metrics = context.metrics
         if self._native is not None:
             metrics.add_time("HandlerTime", round(milliseconds, 2))
         metrics.add_time(PREDICTION_METRIC, round(milliseconds, 2))
+
+
+_NATIVE = "flambeau.handlers.native"
 
 
 def _own_context(context: Context) -> Context:
@@ -262,7 +289,7 @@ def _native_entry(choice: Choice, context: Context) -> Entry:
 
 def _is_native(instance: Any) -> bool:
     """Whether a handler object is our Transformers handler, or a user's class derived from it."""
-    native = sys.modules.get("flambeau.handlers.native")  # who derives from it has imported it
+    native = sys.modules.get(_NATIVE)  # who derives from it has imported it
     return native is not None and isinstance(instance, native.TransformersHandler)
 
 

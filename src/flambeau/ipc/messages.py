@@ -7,7 +7,8 @@ worker → server   Loaded, LoadFailed, Output, Failed, Done, Log, Measured
 
 A worker answers `Load` with exactly one `Loaded` or `LoadFailed`. It answers `Run` with, for each
 item, chunks (`Output`, the last one marked) or one `Failed`, in any order between items, and then
-one `Done`. An asynchronous worker runs several batches at once; `Cancel` asks for one's early `Done`.
+one `Done`. An asynchronous or native worker runs several batches at once; `Cancel` asks for one's
+early `Done`.
 `Log` and `Measured` come at any time; what was measured for an answer comes before it.
 """
 
@@ -62,7 +63,8 @@ class Load(msgspec.Struct, frozen=True, tag="load", array_like=True):
     `handler` is the handler string that was given at registration or in the manifest, "" if there
     is none. `gpu` is a visible device's index or None for the CPU; `threads` is the number of
     compute threads this worker may use (0: the framework's own choice). `metrics` are the model
-    metrics that metrics.yaml declares. `asynchronous` and `continuous` are the modes of contract.md
+    metrics that metrics.yaml declares. `max_requests` is the batch size that somebody chose, else 0.
+    `asynchronous` and `continuous` are the modes of contract.md
     sections 5.13 and 5.12.
     """
 
@@ -79,6 +81,7 @@ class Load(msgspec.Struct, frozen=True, tag="load", array_like=True):
     metrics: tuple[MetricSpec, ...] = ()
     asynchronous: bool = False
     continuous: bool = False
+    max_requests: int = 0
     sequence_headers: tuple[str, str, str] = SEQUENCE_HEADERS
 
 
@@ -103,11 +106,14 @@ class Loaded(msgspec.Struct, frozen=True, tag="loaded", array_like=True):
     """The model answers from now on. `info` says how (handler mode, task, engine, output).
 
     `batch_size` is what the handler would like where nobody chose one, 0 if it does not mind.
+    `pass_tokens` is how many tokens its forward passes have: it runs several batches at once, and
+    may be sent so much ahead. 0: it runs one batch at a time.
     """
 
     seconds: float
     info: dict[str, str] = {}
     batch_size: int = 0
+    pass_tokens: int = 0
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed", array_like=True):
@@ -138,12 +144,14 @@ class Failed(msgspec.Struct, frozen=True, tag="failed", array_like=True):
 class Done(msgspec.Struct, frozen=True, tag="done", array_like=True):
     """The batch is finished and the worker is free. Times are in seconds.
 
-    With `worker_ends` the worker has become unusable, and its process ends by itself.
+    With `worker_ends` the worker has become unusable, and its process ends by itself. `tokens` were
+    read and generated for it, 0 where nobody counts.
     """
 
     batch: int
     handler_seconds: float
     worker_ends: bool = False
+    tokens: int = 0
 
 
 class Log(msgspec.Struct, frozen=True, tag="log", array_like=True):

@@ -30,6 +30,16 @@ class Batch:
         """Whether an entry that has been on a lost worker must not harm others again."""
         return any(entry.attempts > 1 and not entry.streaming for entry in self.entries)
 
+    @property
+    def tokens(self) -> int:
+        """What the unanswered entries will probably cost."""
+        return sum(entry.tokens for entry in self.entries if not entry.settled)
+
+    @property
+    def bulk(self) -> bool:
+        """Whether these are entries of the bulk lane; a batch is of one lane."""
+        return self.entries[0].bulk
+
     def room(self) -> int:
         """How many entries may still join."""
         return 0
@@ -51,17 +61,19 @@ class Batch:
         """Settle one entry with its own error."""
         self.entries[index].fail(error)
 
-    def done(self, handler_seconds: float, *, again: bool) -> bool:  # noqa: ARG002  # one run
+    def done(self, handler_seconds: float, *, again: bool, tokens: int) -> bool:  # noqa: ARG002  # one run
         """Settle whatever the worker forgot, so that nobody waits for ever."""
+        if tokens:
+            self._batcher.cost.learn(sum(entry.size for entry in self.entries), tokens)
         for entry in self.entries:
             if not entry.settled:
                 entry.fail(_forgotten())
         self._batcher.ran(self, handler_seconds, finished=True)
         return False
 
-    def lost(self, error: FlambeauError) -> None:
+    def lost(self, error: FlambeauError, *, company: bool) -> None:
         """The worker died or was too slow: try unanswered entries once more, each alone."""
-        self._batcher.lost(self, error)
+        self._batcher.lost(self, error, company=company or len(self.entries) > 1)
 
     def _left(self) -> None:
         if all(entry.settled for entry in self.entries):
@@ -103,7 +115,7 @@ class ContinuousBatch(Batch):
         super().failed(index, error)
 
     @override
-    def done(self, handler_seconds: float, *, again: bool) -> bool:
+    def done(self, handler_seconds: float, *, again: bool, tokens: int) -> bool:
         for index, entry in enumerate(self.entries):
             if index not in self._heard:
                 entry.fail(_forgotten())

@@ -16,7 +16,14 @@ from flambeau.scheduling.policy import Room
 from flambeau.scheduling.queue import MAX_ATTEMPTS, Entry, Source
 from flambeau.scheduling.sequences import sequence_lost
 from flambeau.supervisor.pool import Pool, no_worker_error
-from flambeau.supervisor.slot import Slot
+from flambeau.supervisor.slot import AHEAD, Slot
+
+BULK = "bulk"
+"""The lane of work that may wait; the other one is interactive."""
+
+MIN_BULK_BYTES = 2_048
+"""A request without a lane of its own is bulk work where it has more bytes than this, and is more
+than one forward pass."""
 
 
 class Batcher:
@@ -43,6 +50,7 @@ class Batcher:
         self.batch_size = batch_size
         self.on_batch: Callable[[Batch, float], None] = lambda _batch, _seconds: None
         self.source = source
+        self.cost = CostEstimate()
         self._name = name
         self._limit_of = limit_of
         self._pool = pool
@@ -69,6 +77,11 @@ class Batcher:
             raise no_worker_error(self._name, failure)
         if self._ticket and len(self.source) >= self._tickets():
             raise no_worker_error(self._name, None)
+        entry.tokens = self.cost.tokens(entry.size)
+        if entry.lane is not None:
+            entry.bulk = entry.lane == BULK
+        else:
+            entry.bulk = entry.size > MIN_BULK_BYTES and entry.tokens > self._pool.pass_tokens()
         self.source.put(entry)
         self._idle.clear()
         self.pump()
@@ -79,8 +92,7 @@ class Batcher:
         while going and len(self.source):
             going = False
             for slot in self._pool.with_room():
-                room = Room(slot.number, self.limit, busy=slot.running > 0, wait=self._wait)
-                if entries := self.take(room):
+                if entries := self.take(self._room(slot)):
                     self._start(slot, entries)
                     going = True
         if len(self.source) and (self._pool.failure() is not None or not self._pool.active()):
@@ -88,6 +100,20 @@ class Batcher:
                 entry.fail(no_worker_error(self._name, self._pool.failure()))
         if not len(self.source) and not self._running:
             self._idle.set()
+
+    def _room(self, slot: Slot) -> Room:
+        """What a worker can take now. One that runs several batches: at most two full ones."""
+        busy, size = slot.running > 0, self.limit
+        if not slot.pass_tokens:
+            return Room(slot.number, size, busy=busy, wait=self._wait)
+        held = sum(len(batch.entries) for batch in self._running if batch.slot is slot)
+        return Room(
+            slot.number,
+            min(size, max(AHEAD * size - held, 0)),
+            busy=busy,
+            wait=self._wait,
+            tokens=(slot.token_room(bulk=False), slot.token_room(bulk=True)),
+        )
 
     def take(self, room: Room) -> list[Entry]:
         """Remove the next entries for a worker, answering what is too late."""
@@ -130,16 +156,16 @@ class Batcher:
         if finished:
             self._running.discard(batch)
 
-    def lost(self, batch: Batch, error: FlambeauError) -> None:
+    def lost(self, batch: Batch, error: FlambeauError, *, company: bool) -> None:
         """A worker died under a batch, or was ended because it gave no answer in time.
 
-        One entry of a batch may take the time of all, so company is a reason to try again; an
-        entry that was alone has had the whole time-out to itself. A sequence's state died with its
+        One entry may take the time of all, so company is a reason to try again; an entry that was
+        alone has had the whole time-out to itself. A sequence's state died with its
         worker, so its requests are not tried again.
         """
         self._running.discard(batch)
         self.source.ran(batch.entries, self._clock())
-        alone_too_slow = error.kind is ErrorKind.TIMEOUT and len(batch.entries) == 1
+        alone_too_slow = error.kind is ErrorKind.TIMEOUT and not company
         state_lost = batch.slot.pid < 0
         again: list[Entry] = []
         for entry in batch.entries:
@@ -180,3 +206,19 @@ class Batcher:
     def _too_late(self) -> FlambeauError:
         text = f'Model "{self._name}" had no free worker before the request\'s time-out'
         return FlambeauError(ErrorKind.TIMEOUT, f"{text} (clientTimeoutInMills)", retry_after=1)
+
+
+class CostEstimate:
+    """What a request will cost, from its size: tokens a byte, learned from those that have run."""
+
+    def __init__(self) -> None:
+        self._per_byte = 0.25
+
+    def tokens(self, size: int) -> int:
+        """How many tokens a body of so many bytes probably has."""
+        return max(1, round(size * self._per_byte))
+
+    def learn(self, size: int, tokens: int) -> None:
+        """Bodies of so many bytes had so many tokens."""
+        if size:
+            self._per_byte += 0.1 * (tokens / size - self._per_byte)

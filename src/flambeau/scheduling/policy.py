@@ -20,8 +20,8 @@ to be coming."""
 class Waiting(NamedTuple):
     """What the policy may know of a waiting entry.
 
-    `deadline` is monotonic seconds or None, `size` the body's bytes; `alone` entries (describe
-    requests) are a batch of one.
+    `deadline` is monotonic seconds or None, `size` the body's bytes, `tokens` what it will probably
+    cost; `alone` entries (describe requests) are a batch of one.
     """
 
     settled: bool
@@ -30,6 +30,7 @@ class Waiting(NamedTuple):
     size: int = 0
     alone: bool = False
     arrived: float = 0.0
+    tokens: int = 0
 
 
 class Room(NamedTuple):
@@ -37,7 +38,8 @@ class Room(NamedTuple):
 
     `wait`: seconds for which a batch that is not full may be held back, at most. `busy`: it runs
     other batches at the same time. `joining`: the entries would join a batch that runs (continuous
-    batching).
+    batching). `tokens`: what the batch may cost, if it is of interactive requests and if it is of
+    bulk work; None: as much as it likes.
     """
 
     worker: int
@@ -45,6 +47,7 @@ class Room(NamedTuple):
     busy: bool = False
     joining: bool = False
     wait: float = 0.0
+    tokens: tuple[int, int] | None = None
 
 
 class Decision(NamedTuple):
@@ -63,15 +66,17 @@ class Decision(NamedTuple):
         return len(self.run) + len(self.expired) + len(self.forget)
 
 
-def decide(waiting: Iterable[Waiting], now: float, room: Room) -> Decision:
-    """Choose the next batch from the head of the queue.
+def decide(
+    waiting: Iterable[Waiting], now: float, room: Room, tokens: int | None = None
+) -> Decision:
+    """Choose the next batch from the head of the queue; it may cost so many tokens, None: any.
 
     Settled entries (client gone) are forgotten, late ones expire: neither costs a forward pass. An
     entry that was in a batch whose worker died or timed out runs alone on its worker, so that it
     cannot harm neighbours twice.
     """
     decision = Decision([], [], [])
-    size = 0
+    size = cost = 0
     go_at = latest = now
     for index, entry in enumerate(waiting):
         if entry.settled:
@@ -86,7 +91,9 @@ def decide(waiting: Iterable[Waiting], now: float, room: Room) -> Decision:
             break
         else:
             size += entry.size
-            if decision.run and size > MAX_BATCH_BYTES:
+            cost += entry.tokens
+            too_dear = tokens is not None and cost > tokens
+            if decision.run and (size > MAX_BATCH_BYTES or too_dear):
                 go_at = now
                 break
             if room.wait and not room.joining:

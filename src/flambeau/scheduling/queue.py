@@ -8,6 +8,7 @@ once; what comes later is dropped. Nobody but the entry touches its reply.
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from itertools import chain
 from typing import NamedTuple, Protocol
 
 from flambeau.errors import ErrorKind, FlambeauError
@@ -24,7 +25,8 @@ MAX_ATTEMPTS = 2
 class Entry:
     """One accepted request and its reply. Times are seconds on the monotonic clock.
 
-    `alone` keeps it out of batches (describe requests). `sequence` is its place in a sequence, None
+    `alone` keeps it out of batches (describe requests). `lane` is the one that the client asked for;
+    `bulk` work yields to other requests, `tokens` is what it will probably cost. `sequence` is its place in a sequence, None
     for a stateless model. `on_left` is called where the client leaves while a worker computes,
     and `timer`, which answers an entry that is too late, is cancelled once it is settled.
     """
@@ -37,8 +39,10 @@ class Entry:
         "alone",
         "arrived",
         "attempts",
+        "bulk",
         "deadline",
         "dispatched",
+        "lane",
         "max_part_bytes",
         "on_left",
         "on_settled",
@@ -48,6 +52,7 @@ class Entry:
         "size",
         "streaming",
         "timer",
+        "tokens",
     )
 
     def __init__(
@@ -59,6 +64,9 @@ class Entry:
         self.dispatched = 0.0
         self.attempts = 0
         self.alone = False
+        self.lane: str | None = None
+        self.bulk = False
+        self.tokens = 0
         self.sequence: SequencePlace | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.max_part_bytes = 0  # of an answer's parts; 0: no limit
@@ -194,46 +202,79 @@ class Source(Protocol):
         """Remove and return everything."""
 
 
+BULK_TURN = 4
+"""While others wait, every so many-th batch is of bulk work; else whoever waits has its turn."""
+
+
 class RequestQueue:
-    """Waiting entries of one model, oldest first; any worker may run any of them."""
+    """Waiting entries of one model, oldest first in two lanes; any worker may run any of them."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
-        self._waiting: deque[Entry] = deque()
+        self._interactive: deque[Entry] = deque()
+        self._bulk: deque[Entry] = deque()
+        self._turn = 0
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self._interactive) + len(self._bulk)
 
     def __iter__(self) -> Iterator[Entry]:
-        return iter(self._waiting)
+        return chain(self._interactive, self._bulk)
 
     def put(self, entry: Entry) -> None:
         """Append an entry. Raises `FlambeauError` (OVERLOADED) when the queue is full."""
-        if len(self._waiting) >= self.capacity:
+        if len(self) >= self.capacity:
             self.drop_settled()
-        if len(self._waiting) >= self.capacity:
+        if len(self) >= self.capacity:
             raise FlambeauError(
                 ErrorKind.OVERLOADED,
                 f"the queue is full: {self.capacity} requests wait already (job_queue_size)",
                 retry_after=1,
             )
-        self._waiting.append(entry)
+        self._lane_of(entry).append(entry)
 
     def put_back(self, entries: list[Entry]) -> None:
         """Return entries to the head, in order: they were accepted before those behind them."""
-        self._waiting.extendleft(reversed(entries))
+        for entry in reversed(entries):
+            self._lane_of(entry).appendleft(entry)
 
     def take(self, room: Room, now: float) -> Taken:
-        """Remove the next batch, as the policy decides, and with it what is too late."""
+        """Remove the next batch, as the policy decides, and with it what is too late.
+
+        A batch is of one lane. While both wait, bulk work has every `BULK_TURN`-th turn.
+        """
+        lanes = [self._interactive, self._bulk]
+        if self._interactive and self._bulk and self._turn % BULK_TURN == BULK_TURN - 1:
+            lanes.reverse()
         taken = Taken([], [])
-        while self._waiting and not taken.run:
-            decision = decide(map(policy_view, self._waiting), now, room)
-            entries = [self._waiting.popleft() for _ in range(decision.decided())]
+        for lane in lanes:
+            tokens = None if room.tokens is None else room.tokens[lane is self._bulk]
+            if not lane or tokens == 0:
+                continue
+            again_at = self._take_from(lane, room, now, tokens, taken)
+            if taken.run:
+                self._turn += 1
+                return taken
+            if again_at is not None:
+                taken = taken._replace(again_at=min(again_at, taken.again_at or again_at))
+        return taken
+
+    @staticmethod
+    def _take_from(
+        lane: deque[Entry], room: Room, now: float, tokens: int | None, taken: Taken
+    ) -> float | None:
+        """Move a lane's next batch into `taken`; returns when to ask again, if it is held back."""
+        while lane and not taken.run:
+            decision = decide(map(policy_view, lane), now, room, tokens)
+            entries = [lane.popleft() for _ in range(decision.decided())]
             taken.run.extend(entries[index] for index in decision.run)
             taken.late.extend(entries[index] for index in decision.expired)
             if not entries:
-                return taken._replace(again_at=decision.again_at)
-        return taken
+                return decision.again_at
+        return None
+
+    def _lane_of(self, entry: Entry) -> deque[Entry]:
+        return self._bulk if entry.bulk else self._interactive
 
     def ran(self, entries: list[Entry], now: float) -> None:
         """Nothing to note: entries know nothing of each other."""
@@ -247,18 +288,28 @@ class RequestQueue:
 
     def drop_settled(self) -> None:
         """Forget entries that nobody waits for any more."""
-        if any(entry.settled for entry in self._waiting):
-            self._waiting = deque(entry for entry in self._waiting if not entry.settled)
+        for lane in (self._interactive, self._bulk):
+            if any(entry.settled for entry in lane):
+                waiting = [entry for entry in lane if not entry.settled]
+                lane.clear()
+                lane.extend(waiting)
 
     def drain(self) -> list[Entry]:
         """Remove and return everything."""
-        entries = list(self._waiting)
-        self._waiting.clear()
+        entries = list(self)
+        self._interactive.clear()
+        self._bulk.clear()
         return entries
 
 
 def policy_view(entry: Entry) -> Waiting:
     """What the policy may know of an entry."""
     return Waiting(
-        entry.settled, entry.attempts, entry.deadline, entry.size, entry.alone, entry.arrived
+        entry.settled,
+        entry.attempts,
+        entry.deadline,
+        entry.size,
+        entry.alone,
+        entry.arrived,
+        entry.tokens,
     )

@@ -132,6 +132,7 @@ class Opener:
             service_envelope=self._config.service_envelope,
             asynchronous=options.asynchronous,
             continuous=options.continuous_batching,
+            max_requests=options.batch_size,
             sequence_headers=(
                 self._config.ts_header_key_sequence_id,
                 self._config.ts_header_key_sequence_start,

@@ -25,6 +25,9 @@ from flambeau.types import InferenceRequest, ModelKey
 
 logger = logging.getLogger(__name__)
 
+LANE_HEADER = "x-flambeau-lane"
+"""`interactive` or `bulk`: bulk work yields to other requests (docs/batching.md)."""
+
 
 class ServedModel:
     """One model version in service."""
@@ -83,6 +86,7 @@ class ServedModel:
     def submit(self, request: InferenceRequest, asked_version: str) -> Entry:
         """Accept a request. Raises `FlambeauError` when there is no worker or no room."""
         entry = self._entry(request, self.options.client_timeout)
+        entry.lane = _lane(request.headers)
         if self.options.sequences.on:
             entry.sequence = self._place(request.headers)
         entry.max_part_bytes = self.options.max_response_size
@@ -191,3 +195,11 @@ class ServedModel:
 def _is_set(value: str) -> bool:
     """Whether a header that marks a sequence's start or end does so."""
     return value.strip().lower() not in ("", "false", "0")
+
+
+def _lane(headers: dict[str, str]) -> str | None:
+    """The lane that a client asks for, None for none. What is no lane is the handler's to refuse."""
+    for name, value in headers.items():
+        if name.lower() == LANE_HEADER:
+            return value.strip().lower() or None
+    return None

@@ -103,6 +103,10 @@ class Pool:
         rooms = [(slot.room(), slot) for slot in self.slots]
         return [slot for room, slot in sorted(rooms, key=lambda pair: -pair[0]) if room > 0]
 
+    def pass_tokens(self) -> int:
+        """Tokens that a forward pass of its workers has; 0 while nobody can tell."""
+        return max((slot.pass_tokens for slot in self.slots), default=0)
+
     def healthy_count(self) -> int:
         """How many workers work, or may still come up within `maxRetryTimeoutInSec`."""
         return sum(slot.working for slot in self.active())

@@ -48,8 +48,8 @@ class Events(Protocol):
     def failed(self, batch: int, index: int, error: FlambeauError) -> None:
         """Item `index` of a running batch has no answer."""
 
-    def done(self, batch: int, handler_seconds: float, worker_ends: bool) -> None:
-        """The batch is finished; with `worker_ends`, the process ends by itself."""
+    def done(self, record: Done) -> None:
+        """A batch is finished."""
 
     def expired(self, batch: int) -> None:
         """A batch of an asynchronous worker took too long and is being cancelled."""
@@ -223,17 +223,19 @@ class WorkerProcess:
         match message:
             case Output():
                 if message.batch in self._running:
-                    self._running[message.batch].restart()
+                    self._heard_of(message.batch)
                     self._events.chunk(message.batch, message.index, message.chunk)
             case Failed():
                 if message.batch in self._running:
+                    self._heard_of(message.batch)
                     error = PredictionError(message.message, message.kind, status=message.status)
                     self._events.failed(message.batch, message.index, error)
             case Done():
+                self._heard_of(message.batch)
                 clock = self._running.pop(message.batch, None)
                 if clock is not None:
                     clock.stop()
-                    self._events.done(message.batch, message.handler_seconds, message.worker_ends)
+                    self._events.done(message)
             case Log():
                 self._events.log(message)
             case Measured():
@@ -243,6 +245,14 @@ class WorkerProcess:
                     self._loaded.set_result(message)
             case LoadFailed():
                 self._fail_load(LoadError(message.message, message.kind))
+
+    def _heard_of(self, batch: int) -> None:
+        """A sign of a batch. Of a worker that computes one thing at a time, it is one for all."""
+        if not self._asynchronous:
+            for clock in self._running.values():
+                clock.restart()
+        elif batch in self._running:
+            self._running[batch].restart()
 
     def _on_closed(self) -> None:
         self._fail_load(EOFError())
@@ -280,16 +290,27 @@ class WorkerProcess:
 
 
 class _Clock:
-    """Calls `expire` once `seconds` have passed without a restart."""
+    """Calls `expire` once `seconds` have passed without a restart.
+
+    A restart only notes the time: the timer looks at it when it is due.
+    """
 
     def __init__(self, seconds: float, expire: Callable[[], None]) -> None:
         self._seconds = seconds
         self._expire = expire
-        self._timer = asyncio.get_running_loop().call_later(seconds, expire)
+        self._loop = asyncio.get_running_loop()
+        self._since = self._loop.time()
+        self._timer = self._loop.call_at(self._since + seconds, self._due)
 
     def restart(self) -> None:
-        self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later(self._seconds, self._expire)
+        self._since = self._loop.time()
+
+    def _due(self) -> None:
+        end = self._since + self._seconds
+        if self._loop.time() >= end:
+            self._expire()
+        else:
+            self._timer = self._loop.call_at(end, self._due)
 
     def stop(self) -> None:
         self._timer.cancel()

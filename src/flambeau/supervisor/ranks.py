@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine
 import msgspec
 
 from flambeau.errors import FlambeauError, LoadError
-from flambeau.ipc.messages import Load, Loaded, Log, Measured
+from flambeau.ipc.messages import Done, Load, Loaded, Log, Measured
 from flambeau.supervisor.interpreter import Interpreter
 from flambeau.supervisor.process import Events, WorkerProcess
 from flambeau.types import Chunk, InferenceRequest
@@ -166,10 +166,8 @@ class _RankEvents:
     def expired(self, batch: int) -> None:
         self._worker.on_answer(self._rank, lambda events: events.expired(batch))
 
-    def done(self, batch: int, handler_seconds: float, worker_ends: bool) -> None:
-        self._worker.on_done(
-            self._rank, batch, lambda events: events.done(batch, handler_seconds, worker_ends)
-        )
+    def done(self, record: Done) -> None:
+        self._worker.on_done(self._rank, record.batch, lambda events: events.done(record))
 
     def closed(self) -> None:
         self._worker.on_closed(self._rank)

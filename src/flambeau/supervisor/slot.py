@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from flambeau.errors import WORKER_DIED, ErrorKind, FlambeauError, LoadError
-from flambeau.ipc.messages import Log, Measured
+from flambeau.ipc.messages import Done, Log, Measured
 from flambeau.supervisor.process import Worker, describe_exit
 from flambeau.types import Chunk, InferenceRequest
 
@@ -27,6 +27,8 @@ model_log = logging.getLogger("MODEL_LOG")
 
 BACKOFF_SECONDS = (0, 1, 1, 2, 3, 5, 8, 13, 21, 30)
 STOP_GRACE_SECONDS = 5.0
+AHEAD = 2
+"""Forward passes' tokens that a worker may have at once: one is computed, one is ahead of it."""
 CRASH_LOOP_DEATHS = 5
 """Deaths without an answer in between after which requests are refused until a worker is back."""
 
@@ -58,11 +60,22 @@ class Job(Protocol):
     def failed(self, index: int, error: FlambeauError) -> None:
         """Item `index` has no answer."""
 
-    def done(self, handler_seconds: float, *, again: bool) -> bool:
-        """A run is over. True asks for another run, of what `items` is then; only if `again`."""
+    @property
+    def tokens(self) -> int:
+        """What it will probably cost, in tokens."""
 
-    def lost(self, error: FlambeauError) -> None:
-        """The worker died under the batch, or was too slow."""
+    @property
+    def bulk(self) -> bool:
+        """Whether it yields to others in a worker that runs several at once."""
+
+    def done(self, handler_seconds: float, *, again: bool, tokens: int) -> bool:
+        """A run is over. True asks for another run, of what `items` is then; only if `again`.
+
+        `tokens` is what it cost, 0 where nobody counts.
+        """
+
+    def lost(self, error: FlambeauError, *, company: bool) -> None:
+        """The worker died under the batch, or was too slow. `company`: it ran others beside it."""
 
 
 class Slot:
@@ -77,6 +90,7 @@ class Slot:
         self.started_at = 0.0
         self.info: dict[str, str] = {}
         self.wanted_batch_size = 0
+        self.pass_tokens = 0
         self._pool = pool
         self._jobs: dict[int, Job] = {}
         self._failing_since: float | None = None
@@ -128,7 +142,19 @@ class Slot:
             return 0
         if any(job.exclusive for job in self._jobs.values()):
             return 0
+        if self.pass_tokens:
+            return max(self.token_room(bulk=False), self.token_room(bulk=True))
         return self._pool.options.concurrency - self._process.running
+
+    def token_room(self, *, bulk: bool) -> int:
+        """Tokens that may be sent to a worker which runs several jobs at once.
+
+        It gets one forward pass's more than it is about to compute, and no more: another worker may
+        be free sooner, and what waits here can still be withdrawn. Each lane has room of its own,
+        so that neither shuts the other out.
+        """
+        held = sum(job.tokens for job in self._jobs.values() if job.bulk == bulk)
+        return max(AHEAD * self.pass_tokens - held, 0)
 
     async def run(self) -> None:
         """Keep a worker in this slot until it is retired."""
@@ -188,15 +214,15 @@ class Slot:
         if (job := self._jobs.get(batch)) is not None:
             job.failed(index, error)
 
-    def done(self, batch: int, handler_seconds: float, worker_ends: bool) -> None:
+    def done(self, record: Done) -> None:
         """The batch is finished: run it again if it asks for that, else be free again, or end."""
-        job = self._jobs.pop(batch, None)
+        job = self._jobs.pop(record.batch, None)
         self.failures, self._failing_since = 0, None
         assert self._process is not None
-        again = not worker_ends and not self._process.is_closed
-        if job is not None and job.done(handler_seconds, again=again):
+        again = not record.worker_ends and not self._process.is_closed
+        if job is not None and job.done(record.handler_seconds, again=again, tokens=record.tokens):
             self._send(job)
-        elif worker_ends:
+        elif record.worker_ends:
             logger.warning("%s is replaced: an error has left it unusable", self.name)
             self._set(SlotState.WAITING)
         else:
@@ -205,7 +231,7 @@ class Slot:
     def expired(self, batch: int) -> None:
         """An asynchronous worker's batch took too long: it is answered now, and cancelled."""
         if (job := self._jobs.pop(batch, None)) is not None:
-            job.lost(self._timed_out("it was cancelled"))
+            job.lost(self._timed_out("it was cancelled"), company=False)
 
     def closed(self) -> None:
         """An idle worker is dying: give it nothing more."""
@@ -254,6 +280,7 @@ class Slot:
         loaded = await process.start(load, options.startup_timeout)
         self.info = loaded.info
         self.wanted_batch_size = loaded.batch_size
+        self.pass_tokens = 0 if options.ranks else loaded.pass_tokens
         logger.info("Torch worker started. %s pid %d", self.name, process.pid)
         self._pool.on_loaded(self, time.monotonic() - self.started_at)
 
@@ -288,7 +315,7 @@ class Slot:
             self._set(SlotState.WAITING)
         self._pool.on_gone(self)
         for job in jobs:
-            job.lost(self._death(timed_out=process.timed_out))
+            job.lost(self._death(timed_out=process.timed_out), company=len(jobs) > 1)
         self._pool.changed()
 
     def _count_failure(self) -> None:

@@ -1,6 +1,7 @@
 """One worker: receive, load, then receive, run, send, until told to stop.
 
-Asynchronous handlers have a loop of their own, `flambeau.worker.async_loop`.
+Asynchronous handlers have a loop of their own, `flambeau.worker.async_loop`, and so has our native
+one, `flambeau.worker.native_loop`.
 
 Three threads: the main one runs handlers (users' code expects it), one reads the socket, one
 forwards what the handler prints. When the server's end closes, the process ends at once, whatever
@@ -23,6 +24,7 @@ from flambeau.ipc.channel import BlockingChannel
 from flambeau.ipc.messages import Cancel, Load, Loaded, LoadFailed, Run, Stop, ToWorker
 from flambeau.worker.async_loop import serve_async
 from flambeau.worker.devices import prepare_compute
+from flambeau.worker.native_loop import serve_native
 from flambeau.worker.output import capture_output
 from flambeau.worker.replies import Replies, Withdrawn, send_measured
 
@@ -50,6 +52,9 @@ def work(sock: socket.socket) -> int:
         return 1
     if loop is not None:
         loop.run_until_complete(serve_async(channel, runner, inbox))
+        return 0
+    if runner.pooled:
+        serve_native(channel, runner, inbox)
         return 0
     while not runner.unusable and not isinstance(message := inbox.get(), Stop):
         if isinstance(message, Run):
@@ -96,7 +101,8 @@ def _load(channel: BlockingChannel[ToWorker], load: Load) -> Runner | None:
     gc.freeze()  # weights live as long as the process: keep them out of every collection
     seconds = time.monotonic() - started
     send_measured(channel, runner)
-    channel.send(Loaded(seconds, runner.info, runner.default_batch_size or 0))
+    ahead = runner.budget() if runner.pooled else 0
+    channel.send(Loaded(seconds, runner.info, runner.default_batch_size or 0, ahead))
     return runner
 
 

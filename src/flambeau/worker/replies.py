@@ -61,6 +61,7 @@ class Replies:
         self._withdrawn = withdrawn
         self._held: list[Output | Failed] = []
         self._held_bytes = 0
+        self.tokens = 0
 
     def __call__(self, index: int, result: Chunk | PredictionError) -> None:
         """Send, or hold back. Raises `Abandoned` where more would follow and nobody waits for it."""
@@ -79,13 +80,14 @@ class Replies:
             self.flush()
 
     def flush(self) -> None:
-        """Send what was held back."""
-        self._send()
+        """Send what was held back, if anything was."""
+        if self._held:
+            self._send()
 
     def finish(self, seconds: float) -> None:
         """Say that the batch is finished, after its metrics."""
         send_measured(self._channel, self._runner)
-        self._send(Done(self._batch, seconds, self._runner.unusable))
+        self._send(Done(self._batch, seconds, self._runner.unusable, self.tokens))
 
     def _send(self, *last: Done) -> None:
         held, self._held, self._held_bytes = self._held, [], 0
