@@ -12,7 +12,8 @@ def worker_environment(
 ) -> dict[str, str]:
     """The server's environment without what `blacklist_env_vars` matches, and TorchServe's three.
 
-    The pattern has to match a whole name (contract.md sections 3.3 and 9.2).
+    The pattern has to match a whole name (contract.md sections 3.3 and 9.2). Compute threads that
+    wait do not spin for long, unless the environment says how they should wait.
     """
     env = os.environ if environment is None else environment
     hidden = re.compile(config.blacklist_env_vars)
@@ -22,4 +23,13 @@ def worker_environment(
         "TS_IPEX_GPU_ENABLE": config.ipex_gpu_enable,
     }
     kept = {name: value for name, value in env.items() if not hidden.fullmatch(name)}
+    if not kept.keys() & _WAITING:
+        kept["GOMP_SPINCOUNT"] = _SPIN_COUNT
     return kept | {name: str(value).lower() for name, value in told.items()}
+
+
+_WAITING = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}
+_SPIN_COUNT = "1000"
+"""GNU OpenMP's is 300,000 where a process has no more threads than cores: on a core that something
+else wants, too, they burn several times the CPU time of the computation itself (2 threads on two
+busy cores: 616 ms a text, 184 with this, 123 with one thread; 2026-11-28)."""
