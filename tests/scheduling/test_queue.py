@@ -109,3 +109,48 @@ async def test_a_client_that_does_not_read_its_stream_is_cut_off(
     assert slow.settled
     with pytest.raises(FlambeauError, match="too slowly"):
         await slow.next()
+
+
+def lane_entry(name: str, tokens: int, *, bulk: bool = False) -> Entry:
+    made = entry(name)
+    made.tokens, made.bulk = tokens, bulk
+    return made
+
+
+def test_a_batch_costs_no_more_tokens_than_there_is_room_for() -> None:
+    """A worker gets what its next forward pass can hold; the first entry goes in any case."""
+    queue = RequestQueue(10)
+    for name, tokens in (("a", 300), ("b", 150), ("c", 100), ("d", 10)):
+        queue.put(lane_entry(name, tokens))
+    room = Room(0, 32, tokens=(500, 500))
+    assert [each.request.id for each in queue.take(room, 0.0).run] == ["a", "b"]
+    assert [each.request.id for each in queue.take(Room(0, 32, tokens=(1, 1)), 0.0).run] == ["c"]
+    assert not queue.take(Room(0, 32, tokens=(0, 500)), 0.0).run, "no room in its lane"
+    assert names(queue) == ["d"]
+
+
+def test_bulk_work_yields_but_is_not_forgotten() -> None:
+    """While single requests wait, bulk work has one turn in four, and all turns when none wait."""
+    queue = RequestQueue(100)
+    for number in range(8):
+        queue.put(lane_entry(f"bulk{number}", 10, bulk=True))
+    for number in range(6):
+        queue.put(lane_entry(f"single{number}", 10))
+    order = [queue.take(Room(0, 1), 0.0).run[0].request.id for _ in range(14)]
+    assert [name.startswith("bulk") for name in order[:8]] == [
+        False, False, False, True, False, False, False, True,
+    ]  # fmt: skip
+    assert sorted(order) == sorted(
+        [f"bulk{n}" for n in range(8)] + [f"single{n}" for n in range(6)]
+    )
+    assert [name for name in order if name.startswith("bulk")] == [f"bulk{n}" for n in range(8)]
+
+
+def test_a_lane_without_room_does_not_shut_out_the_other() -> None:
+    """A worker full of bulk work still takes single requests."""
+    queue = RequestQueue(100)
+    queue.put(lane_entry("bulk", 1000, bulk=True))
+    queue.put(lane_entry("single", 5))
+    assert queue.take(Room(0, 8, tokens=(100, 0)), 0.0).run[0].request.id == "single"
+    assert not queue.take(Room(0, 8, tokens=(100, 0)), 0.0).run
+    assert queue.take(Room(0, 8, tokens=(100, 50)), 0.0).run[0].request.id == "bulk"
