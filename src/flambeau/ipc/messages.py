@@ -145,13 +145,14 @@ class Done(msgspec.Struct, frozen=True, tag="done", array_like=True):
     """The batch is finished and the worker is free. Times are in seconds.
 
     With `worker_ends` the worker has become unusable, and its process ends by itself. `tokens` were
-    read and generated for it, 0 where nobody counts.
+    read and generated for it, 0 where nobody counts; `pass_tokens` as in `Loaded`, as of now.
     """
 
     batch: int
     handler_seconds: float
     worker_ends: bool = False
     tokens: int = 0
+    pass_tokens: int = 0
 
 
 class Log(msgspec.Struct, frozen=True, tag="log", array_like=True):

@@ -217,6 +217,8 @@ class Slot:
     def done(self, record: Done) -> None:
         """The batch is finished: run it again if it asks for that, else be free again, or end."""
         job = self._jobs.pop(record.batch, None)
+        if self.pass_tokens and record.pass_tokens:
+            self.pass_tokens = record.pass_tokens
         self.failures, self._failing_since = 0, None
         assert self._process is not None
         again = not record.worker_ends and not self._process.is_closed

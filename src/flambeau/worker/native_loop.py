@@ -84,6 +84,7 @@ class _NativeWorker:
             if opened.run in over:
                 self._running.remove(opened)
                 opened.replies.tokens = opened.run.tokens
+                opened.replies.pass_tokens = self._runner.budget()
                 opened.replies.finish(time.monotonic() - opened.started)
             else:
                 opened.replies.flush()

@@ -45,7 +45,7 @@ class Replies:
 
     Last chunks and errors are held back, unless they are large, and leave together with `Done`: who
     has an answer finds the worker free again and its batch in the metrics. An error in the middle
-    of a stream leaves with the next chunk.
+    of a stream leaves with the next chunk. `tokens` and `pass_tokens` go with `Done`.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Replies:
         self._withdrawn = withdrawn
         self._held: list[Output | Failed] = []
         self._held_bytes = 0
-        self.tokens = 0
+        self.tokens = self.pass_tokens = 0
 
     def __call__(self, index: int, result: Chunk | PredictionError) -> None:
         """Send, or hold back. Raises `Abandoned` where more would follow and nobody waits for it."""
@@ -87,7 +87,7 @@ class Replies:
     def finish(self, seconds: float) -> None:
         """Say that the batch is finished, after its metrics."""
         send_measured(self._channel, self._runner)
-        self._send(Done(self._batch, seconds, self._runner.unusable, self.tokens))
+        self._send(Done(self._batch, seconds, self._runner.unusable, self.tokens, self.pass_tokens))
 
     def _send(self, *last: Done) -> None:
         held, self._held, self._held_bytes = self._held, [], 0

@@ -59,29 +59,32 @@ class Engine:
 
     @property
     def limits(self) -> RowLimits | None:
-        """See `engines.base.Engine`. How large a packed pass should be was measured, and still is."""
+        """See `engines.base.Engine`. How large a pass should be was measured, and still is."""
         on_cpu = self.device == "cpu"
+        budget = self._cost.budget(*(CPU_BUDGET if on_cpu else GPU_BUDGET))
         if self._packed is not None:
-            lowest, highest = CPU_BUDGET if on_cpu else GPU_BUDGET
-            return RowLimits(self._cost.budget(lowest, highest), 0.0, packed=True)
+            return RowLimits(budget, 0.0, packed=True)
         if self._source.pad_id is None:
             return None
-        return CPU_LIMITS if on_cpu else GPU_LIMITS
+        return RowLimits(budget, (CPU_LIMITS if on_cpu else GPU_LIMITS).max_padding)
 
     def begin(self) -> None:
         """Time a few passes with this worker's threads."""
-        if self._packed is None:
+        if not self._source.outputs:
             return
+        self._cost = CostModel()
         token = 1 if self._source.pad_id != 1 else 2
         length = min(PROBE_TOKENS[0], self._source.max_length)
+        row = TokenSequence([token] * length, [0] * length)
+        run = self._run if self.limits is not None else lambda rows: self._run(rows[:1])
         for total in (*PROBE_TOKENS, *PROBE_TOKENS):
-            row = TokenSequence([token] * length, [0] * length)
-            self.forward([row] * max(1, total // length))
+            run([row] * max(1, total // length))
 
     def forward(self, sequences: Sequence[TokenSequence]) -> list[Outputs]:
         """See `engines.base.Engine`."""
-        run = self._forward_rows if self._packed is None else self._forward_packed
-        return forward_in_groups(sequences, self.limits, run, per_token=self._source.per_token)
+        return forward_in_groups(
+            sequences, self.limits, self._run, per_token=self._source.per_token
+        )
 
     def generate(
         self, prompts: Sequence[TokenSequence], settings: Sequence[GenerationSettings]
@@ -97,12 +100,16 @@ class Engine:
     def _alone(self, row: Sequence[TokenSequence]) -> list[Outputs]:
         return forward_in_groups(row, None, self._forward_rows, per_token=self._source.per_token)
 
-    def _forward_packed(self, rows: list[TokenSequence]) -> dict[str, npt.NDArray[np.float32]]:
-        assert self._packed is not None
+    def _run(self, rows: list[TokenSequence]) -> dict[str, npt.NDArray[np.float32]]:
+        """One forward pass, whose time is learned from."""
         started = time.perf_counter()
-        outputs = self._packed(rows)
-        seconds = time.perf_counter() - started
         lengths = [len(row) for row in rows]
+        if self._packed is not None:
+            outputs = self._packed(rows)
+        else:
+            outputs = self._forward_rows(rows)
+            lengths = [max(lengths)] * len(lengths)
+        seconds = time.perf_counter() - started
         self._cost.observe(sum(lengths), sum(length * length for length in lengths), seconds)
         return outputs
 
