@@ -23,8 +23,8 @@ from flambeau.errors import ConfigError
 
 def test_folder_is_the_registry() -> None:
     """An engine's name is its file's; a wrong name lists the right ones."""
-    assert engines.available() == ["torch", "torchscript"]
-    with pytest.raises(ConfigError, match=r"'tensorrt'.*auto, torch, torchscript"):
+    assert engines.available() == ["onnx", "openvino", "torch", "torchscript"]
+    with pytest.raises(ConfigError, match=r"'tensorrt'.*auto, onnx, openvino, torch, torchscript"):
         engines.load("tensorrt")
 
 

@@ -6,13 +6,14 @@ copied. `pack_folder` writes a real archive.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 import yaml
 
-from flambeau.archive.contents import TRANSFORMERS_HANDLER
+from flambeau.archive.contents import TRANSFORMERS_HANDLER, companions
+from flambeau.archive.graphs import GRAPH_FOLDERS, GRAPH_SUFFIXES, any_graph, graph_files
 from flambeau.archive.manifest import (
     MANIFEST_PATH,
     ModelSection,
@@ -52,6 +53,7 @@ def is_model_folder(path: Path) -> bool:
 def read_model_folder(path: Path) -> ModelFolder:
     """Look at a Transformers folder. Raises `ArchiveError` that names what is missing."""
     weights = next((path / name for name in WEIGHTS if (path / name).is_file()), None)
+    weights = weights or any_graph(path)
     if weights is None:
         raise ArchiveError(f"{path} holds no weights: none of {', '.join(WEIGHTS)} is there")
     try:
@@ -72,8 +74,11 @@ def adopt(
     its files' names and the settings: what another process serves is never changed under it.
     """
     files = {
-        file.name: str(file.resolve())  # the hub's cache has links itself, to files of other names
-        for file in sorted(folder.path.iterdir())
+        # the hub's cache has links itself, to files of other names
+        file.relative_to(folder.path).as_posix(): str(file.resolve())
+        for below in GRAPH_FOLDERS
+        if (folder.path / below).is_dir()
+        for file in sorted((folder.path / below).iterdir())
         if file.is_file() and file.name != CONFIG_FILE
     }
     identity = json.dumps([name, version, settings, files])
@@ -82,13 +87,15 @@ def adopt(
         return target
     with staged_folder(target) as stage:
         for file_name, source in files.items():
-            (stage / file_name).symlink_to(source)
+            link = stage / file_name
+            link.parent.mkdir(exist_ok=True)
+            link.symlink_to(source)
         (stage / CONFIG_FILE).write_text(yaml.safe_dump(dict(settings)), encoding="utf-8")
         section = ModelSection(
             model_name=name,
             model_version=version,
             handler=TRANSFORMERS_HANDLER,
-            serialized_file=folder.weights.name,
+            serialized_file=folder.weights.relative_to(folder.path).as_posix(),
             config_file=CONFIG_FILE,
         )
         write_manifest(stage, encode_manifest(new_manifest(section)))
@@ -109,6 +116,9 @@ def pack_folder(
         config_file.write_text(yaml.safe_dump(dict(settings)), encoding="utf-8")
     labels = folder.path / _LABELS_FILE
     extra = [str(labels)] if labels.is_file() else []
+    if folder.weights.suffix in GRAPH_SUFFIXES:
+        beside = companions(folder.path / folder.weights.name, ())
+        extra += map(str, (*graph_files(folder.weights)[1:], *beside))
     if request.extra_files:
         extra.append(request.extra_files)
     return pack(
@@ -121,6 +131,16 @@ def pack_folder(
         ),
         notify,
     )
+
+
+def graph_folder(folder: ModelFolder, graphs: Sequence[Path], place: Path) -> ModelFolder:
+    """A folder with graphs of a model and without its own weights, made in `place` of links."""
+    names = companions(folder.weights, ())
+    labels = folder.path / _LABELS_FILE
+    place.mkdir()
+    for source in (*names, *([labels] if labels.is_file() else []), *graphs):
+        (place / source.name).symlink_to(source.resolve())
+    return ModelFolder(place, place / graphs[0].name, folder.config)
 
 
 def handler_settings(**choices: object) -> dict[str, object]:

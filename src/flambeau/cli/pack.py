@@ -4,13 +4,28 @@ import tempfile
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 
+from flambeau.archive.graphs import graph_files
 from flambeau.archive.hub import fetch_model
 from flambeau.archive.manifest import MANIFEST_PATH
-from flambeau.archive.model_folder import is_model_folder, pack_folder, read_model_folder
+from flambeau.archive.model_folder import (
+    graph_folder,
+    is_model_folder,
+    pack_folder,
+    read_model_folder,
+)
 from flambeau.archive.pack import ArchiveFormat, PackRequest
-from flambeau.cli.serve import LengthOption, OutputOption, RevisionOption, TaskOption
+from flambeau.cli.exports import export_forms, wanted_forms
+from flambeau.cli.serve import (
+    EngineOption,
+    LengthOption,
+    OutputOption,
+    PrecisionOption,
+    RevisionOption,
+    TaskOption,
+)
 from flambeau.cli.targets import Choices, folder_name, is_hub_id, report, settings_of
 from flambeau.errors import ArchiveError
 
@@ -27,6 +42,15 @@ def pack(
     task: TaskOption = None,
     output: OutputOption = None,
     max_length: LengthOption = None,
+    engine: EngineOption = None,
+    precision: PrecisionOption = None,
+    export: Annotated[
+        str,
+        typer.Option(
+            help="Add forms for more engines, for auto to choose from: onnx, openvino or both,"
+            " separated by commas."
+        ),
+    ] = "",
     revision: RevisionOption = None,
     config_file: Annotated[
         Path | None, typer.Option(help="Your own model-config.yaml, instead of the flags above.")
@@ -42,7 +66,9 @@ def pack(
 ) -> None:
     """Pack a Transformers model for the native handler.
 
-    Handlers of your own are packed with torch-model-archiver, as ever.
+    With --engine onnx or openvino the archive holds the model's form for that engine alone, with
+    --export beside its weights. Forms that the folder does not have are exported and compared with
+    the model. Handlers of your own are packed with torch-model-archiver, as ever.
     """
     path = Path(model)
     if not path.is_dir():
@@ -72,13 +98,22 @@ def pack(
         archive_format=archive_format,
         force=force,
     )
-    choices = Choices(task=task, output=output, max_length=max_length)
-    with tempfile.TemporaryDirectory() as scratch:
-        written = pack_folder(
-            folder,
-            request,
-            settings_of(folder, choices),
-            Path(scratch),
-            report,
-        )
+    choices = Choices(
+        task=task, output=output, max_length=max_length, engine=engine, precision=precision
+    )
+    with tempfile.TemporaryDirectory(dir=export_path, prefix=".flambeau-pack-") as scratch:
+        place = Path(scratch)
+        forms = wanted_forms(engine, precision, export)
+        if forms:
+            graphs = [
+                file
+                for graph in export_forms(folder, choices, forms, place)
+                for file in graph_files(graph)
+            ]
+            if engine in ("onnx", "openvino") and not export:
+                folder = graph_folder(folder, graphs, place / "model")
+            else:
+                more = [*map(str, graphs), *([extra_files] if extra_files else [])]
+                request = msgspec.structs.replace(request, extra_files=",".join(more))
+        written = pack_folder(folder, request, settings_of(folder, choices), place, report)
     print(written)

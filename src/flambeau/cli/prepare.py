@@ -4,15 +4,12 @@ The work is done by a child process (`flambeau.handlers.prepare`), since this on
 model framework.
 """
 
-import contextlib
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from flambeau.cli.child import run_child
 from flambeau.errors import ConfigError
 from flambeau.handlers.prepare_request import (
     DEFAULT_OUTPUT,
@@ -25,6 +22,7 @@ from flambeau.handlers.settings import SaveMode
 from flambeau.types import TaskName
 
 _WORKER = "flambeau.handlers.prepare"
+_PURPOSE = "prepares the model"
 _CONFIG_SUFFIXES = (".json", ".yaml", ".yml")
 
 
@@ -75,7 +73,9 @@ def prepare(
         "do_lower_case": do_lower_case,
         "revision": revision,
     }
-    code = _run_child(_read_request(model, config, options, output))
+    code = run_child(
+        _WORKER, encode_request(_read_request(model, config, options, output)), _PURPOSE
+    )
     if code:
         raise typer.Exit(code)
 
@@ -100,42 +100,3 @@ def _read_request(
 
 def _given(options: dict[str, object]) -> dict[str, object]:
     return {name: value for name, value in options.items() if value is not None}
-
-
-def _run_child(request: PrepareRequest) -> int:
-    """Run the work in a child that writes to our terminal; returns the exit code.
-
-    The child is not in the terminal's foreground group: Ctrl-C reaches this process alone, which
-    tells the child, so that one of them cleans up and says so, and only once.
-    """
-    # Who ends this process, ends the child.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    # -P: a transformers.py or torch.py in the working directory must not be taken for the library.
-    command = [sys.executable, "-P", "-m", _WORKER, "--request-json", encode_request(request)]
-    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)  # noqa: S603 - our own program
-    try:
-        code = child.wait()
-    except KeyboardInterrupt:
-        child.terminate()
-        # A second Ctrl-C must not leave the child behind.
-        with contextlib.suppress(KeyboardInterrupt):
-            return _interrupted(child.wait())
-        child.kill()
-        return _interrupted(child.wait())
-    if code < 0:
-        name = signal.Signals(-code).name
-        advice = " The machine may be out of memory." if -code == signal.SIGKILL else ""
-        typer.echo(
-            f"flambeau: The process that prepares the model ended by {name}.{advice}", err=True
-        )
-        return 1
-    return code
-
-
-def _interrupted(code: int) -> int:
-    if code == 0:
-        return 0  # it was complete already
-    if code < 0:
-        # It had not begun, and has said nothing.
-        typer.echo("flambeau: interrupted; nothing was written", err=True)
-    return 130

@@ -15,6 +15,7 @@ from flambeau.cli.logs import set_up_logging
 from flambeau.cli.targets import Choices, Target, resolve
 from flambeau.config import Address, ServerConfig, default_cache_dir
 from flambeau.errors import ConfigError, FlambeauError
+from flambeau.handlers.settings import EngineChoice, PrecisionChoice
 from flambeau.serving.options import Registration
 from flambeau.tasks import load as load_task
 from flambeau.types import OutputShape, TaskName
@@ -43,6 +44,14 @@ OutputOption = Annotated[
 LengthOption = Annotated[
     int | None, typer.Option(min=2, help="Cut texts to this many tokens [default: the model's].")
 ]
+EngineOption = Annotated[
+    EngineChoice | None,
+    typer.Option(help="What runs the model [default: auto, as flambeau tune measured it]."),
+]
+PrecisionOption = Annotated[
+    PrecisionChoice | None,
+    typer.Option(help="What it computes in; auto: what was measured [default: fp32 on a CPU]."),
+]
 RevisionOption = Annotated[
     str | None, typer.Option(help="Branch, tag or commit of a hub model [default: main].")
 ]
@@ -58,6 +67,8 @@ def serve(
     task: TaskOption = None,
     output: OutputOption = None,
     max_length: LengthOption = None,
+    engine: EngineOption = None,
+    precision: PrecisionOption = None,
     revision: RevisionOption = None,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Most requests in a batch [default: 32].")
@@ -93,7 +104,16 @@ def serve(
     """
     set_up_logging(log_folder, level=logging.WARNING if quiet else logging.INFO)
     cache = default_cache_dir()
-    choices = Choices(task, output, max_length, batch_size, workers, revision)
+    choices = Choices(
+        task=task,
+        output=output,
+        max_length=max_length,
+        engine=engine,
+        precision=precision,
+        batch_size=batch_size,
+        workers=workers,
+        revision=revision,
+    )
     target = resolve(model, name, choices, cache)
     inference = Address(host, port)
     config = ServerConfig(

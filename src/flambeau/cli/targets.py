@@ -19,6 +19,7 @@ from flambeau.archive.model_folder import (
 from flambeau.archive.names import default_model_name
 from flambeau.archive.store import ModelStore
 from flambeau.errors import ArchiveError, ConfigError
+from flambeau.handlers.settings import PrecisionChoice
 from flambeau.tasks.base import infer_task
 from flambeau.types import OutputShape, TaskName
 
@@ -31,6 +32,8 @@ class Choices(msgspec.Struct, frozen=True):
     task: TaskName | None = None
     output: OutputShape | None = None
     max_length: int | None = None
+    engine: str | None = None
+    precision: PrecisionChoice | None = None
     batch_size: int | None = None
     workers: int | None = None
     revision: str | None = None
@@ -103,6 +106,8 @@ def settings_of(folder: ModelFolder, choices: Choices) -> dict[str, object]:
         task=task_of(folder, choices.task),
         output=choices.output,
         max_length=choices.max_length,
+        engine=choices.engine,
+        precision=choices.precision,
         save_mode="torchscript" if traced else None,
     )
     if choices.batch_size is not None:

@@ -76,8 +76,8 @@ class Engine:
         alone = self._source.pad_id is None or self._fixed_width
         return None if alone else self._limits
 
-    def begin(self) -> None:
-        """Nothing here depends on the number of threads."""
+    def begin(self, threads: int) -> None:
+        """Nothing here depends on the number of threads: torch's own are set."""
 
     def forward(self, sequences: Sequence[TokenSequence]) -> list[Outputs]:
         """See `engines.base.Engine`. Token types cannot be given to a traced model."""

@@ -118,9 +118,9 @@ class TransformersHandler:
         self.initialized = True
         logger.info("Serving: %s.", ", ".join(f"{key} {text}" for key, text in self.info().items()))
 
-    def begin(self) -> None:
-        """Get ready to answer in this process, whose compute threads are set by now."""
-        self._model.engine.begin()
+    def begin(self, threads: int) -> None:
+        """Get ready to answer in this process with so many compute threads."""
+        self._model.engine.begin(threads)
 
     def info(self) -> dict[str, str]:
         """How the model is served, for people."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from flambeau import engines, tasks
+from flambeau.archive.graphs import GRAPH_SUFFIXES
 from flambeau.engines.base import Engine, GenerationSettings, ModelSource, TokenSequence
 from flambeau.errors import ConfigError, LoadError, PredictionError, first_line
 from flambeau.handlers.labels import read_labels, warn_missing_labels
@@ -135,6 +136,8 @@ def _pick_engine(settings: HandlerSettings, file: Path | None) -> str:
         return settings.engine
     if settings.save_mode is not None:
         return "torchscript" if settings.save_mode == "torchscript" else "torch"
+    if file is not None and file.suffix in GRAPH_SUFFIXES:
+        return GRAPH_SUFFIXES[file.suffix]
     return "torchscript" if file is not None and _is_torchscript(file) else "torch"
 
 

@@ -131,14 +131,14 @@ class Runner:
             entry = wrap_in_envelope(entry, load.service_envelope)
         return cls(entry, context, load, choice.told)
 
-    def begin(self) -> None:
-        """Get ready to run in this process, whose compute threads are set; `load` may have been
+    def begin(self, threads: int) -> None:
+        """Get ready to run in this process with so many compute threads; `load` may have been
         called in its parent, with one thread. Raises LoadError.
         """
         if self._native is None:
             return
         try:
-            self._native.begin()
+            self._native.begin(threads)
         except Exception as error:
             _logger.exception("The model %s failed to begin.", self.context.model_name)
             raise load_failure(error, Path.cwd()) from error

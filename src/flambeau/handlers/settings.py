@@ -18,6 +18,8 @@ from flambeau.types import OutputShape, Precision, TaskName
 
 SaveMode = Literal["pretrained", "torchscript"]
 HandlerMode = Literal["auto", "native", "as-is"]
+EngineChoice = Literal["auto", "torch", "torchscript", "onnx", "openvino"]
+"""What commands offer; in an archive an engine is any file of the folder `engines`."""
 PrecisionChoice = Literal["auto", Precision]
 
 _MODES: Mapping[str, TaskName] = {

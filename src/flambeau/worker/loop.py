@@ -91,7 +91,7 @@ def _load(channel: BlockingChannel[ToWorker], load: Load) -> Runner | None:
     prepare_compute(load.threads)
     try:
         runner = Runner.load(load)
-        runner.begin()
+        runner.begin(load.threads)
     except LoadError as error:
         channel.send(LoadFailed(error.kind, error.message))
         return None

@@ -1,0 +1,79 @@
+"""How near one engine's answers are to another's: labels, probabilities, directions. Pure."""
+
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from flambeau.tasks.base import Arrays
+from flambeau.types import TaskName
+
+Array = npt.NDArray[np.float32]
+
+
+class Agreement(msgspec.Struct, frozen=True):
+    """What two sets of outputs for the same texts have in common.
+
+    `labels` is the share of equal best labels, of all texts or, where each token has one, of all
+    tokens; for spans both ends must be equal. `difference` is the largest one between two
+    probabilities, `scores` between two raw scores, and `cosine` the smallest between two texts'
+    raw scores.
+    """
+
+    labels: float
+    difference: float
+    scores: float
+    cosine: float
+    count: int
+
+    def within(self, labels: float, difference: float) -> bool:
+        """Whether at least so many labels agree and no probability is further away."""
+        return self.labels >= labels and self.difference <= difference
+
+
+def compare(
+    task: TaskName, expected: Sequence[Arrays], found: Sequence[Arrays], *, many_labels: bool
+) -> Agreement:
+    """Compare outputs text by text. `many_labels`: each label has a probability of its own."""
+    equal: list[npt.NDArray[np.bool_]] = []
+    differences, scores, cosines = [0.0], [0.0], [1.0]
+    for one, other in zip(expected, found, strict=True):
+        agrees = []
+        for name, left in one.items():
+            right = other[name]
+            agrees.append(_labels(left, many_labels) == _labels(right, many_labels))
+            probabilities = _probabilities(left, many_labels), _probabilities(right, many_labels)
+            differences.append(float(np.abs(probabilities[0] - probabilities[1]).max()))
+            scores.append(float(np.abs(left - right).max()))
+            cosines.append(_cosine(left, right))
+        same = np.logical_and.reduce(agrees)
+        equal.append(same.ravel() if task == "token-classification" else same.all(keepdims=True))
+    flat = np.concatenate([one.ravel() for one in equal]) if equal else np.ones(1, dtype=bool)
+    return Agreement(
+        labels=float(flat.mean()),
+        difference=max(differences),
+        scores=max(scores),
+        cosine=min(cosines),
+        count=len(flat),
+    )
+
+
+def _labels(scores: Array, many_labels: bool) -> npt.NDArray[np.generic]:
+    """The best label of each text or token; each label's own yes or no where there may be many."""
+    if many_labels or scores.shape[-1] == 1:
+        return np.asarray(scores > 0)
+    return np.asarray(scores.argmax(-1))
+
+
+def _probabilities(scores: Array, many_labels: bool) -> Array:
+    if many_labels or scores.shape[-1] == 1:
+        return np.asarray(1 / (1 + np.exp(-scores.clip(-60, 60))), dtype=np.float32)
+    powers = np.exp(scores - scores.max(-1, keepdims=True))
+    return np.asarray(powers / powers.sum(-1, keepdims=True), dtype=np.float32)
+
+
+def _cosine(one: Array, other: Array) -> float:
+    left, right = one.ravel().astype(np.float64), other.ravel().astype(np.float64)
+    size = float(np.linalg.norm(left) * np.linalg.norm(right))
+    return float(left @ right) / size if size else 1.0
