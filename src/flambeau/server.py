@@ -20,7 +20,13 @@ import uvloop
 from flambeau.archive.cache import CacheBounds
 from flambeau.archive.store import ModelStore
 from flambeau.archive.yaml_config import read_yaml
-from flambeau.config import Address, ServerConfig, usable_cores, worker_environment
+from flambeau.config import (
+    DEFAULT_PRELOAD,
+    Address,
+    ServerConfig,
+    usable_cores,
+    worker_environment,
+)
 from flambeau.errors import ArchiveError, ConfigError
 from flambeau.frontend.gate import Gate
 from flambeau.frontend.headers import CommonHeaders
@@ -53,21 +59,28 @@ logger = logging.getLogger(__name__)
 
 GRACE_SECONDS = 30.0
 
+_LIGHT_PRELOAD = ("flambeau.handlers.native", "flambeau.handlers.runner")
+"""What workers without torch need; not their runtimes, which start threads when imported."""
+
 
 class Core:
     """Models and their workers, without any listener."""
 
-    def __init__(self, config: ServerConfig) -> None:
+    def __init__(self, config: ServerConfig, *, import_ahead: bool = True) -> None:
         self.config = config
+        self._import_ahead = import_ahead
         self.metrics = _metrics(config)
         self.registry = Registry()
         environment = worker_environment(config)
-        self.zygote = Zygote(config.preload, environment)
+        self.zygote = self.light = Zygote(config.preload, environment)
+        if config.preload == DEFAULT_PRELOAD:
+            self.light = Zygote(_LIGHT_PRELOAD, environment)
         self.environments = Environments(
             config.cache_dir / "environments", environment, config.install_py_dep_timeout
         )
         host = Host(
             self.zygote,
+            self.light,
             self.metrics,
             usable_cores(),
             Counters(config.initial_worker_port, config.initial_distribution_port),
@@ -96,7 +109,8 @@ class Core:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[asyncio.TaskGroup]:
         """Run until the block ends; then models finish what they accepted, then the zygote ends."""
-        await self.zygote.start()
+        if self._import_ahead:
+            await self.zygote.ensure()
         try:
             async with asyncio.TaskGroup() as group:
                 self.management.run_models_in(group)
@@ -107,7 +121,7 @@ class Core:
                     sampling.cancel()
                     await self.management.close(GRACE_SECONDS)
         finally:
-            await self.zygote.stop()
+            await asyncio.gather(*(each.stop() for each in {self.zygote, self.light}))
 
     async def _sample_system(self) -> None:
         """Read the machine's state now and then, for as long as the server runs."""
@@ -124,11 +138,14 @@ class Core:
 
 
 class Server:
-    """One Flambeau server. Must be built and run inside an event loop."""
+    """One Flambeau server. Must be built and run inside an event loop.
 
-    def __init__(self, config: ServerConfig) -> None:
+    Without `import_ahead`, `preload` is imported when the first model comes that needs it.
+    """
+
+    def __init__(self, config: ServerConfig, *, import_ahead: bool = True) -> None:
         self.config = config
-        self.core = Core(config)
+        self.core = Core(config, import_ahead=import_ahead)
         self._tokens: Tokens | None = None
         self._sockets = self._bind()
         try:
@@ -337,12 +354,15 @@ def _metrics(config: ServerConfig) -> Metrics:
 
 
 def serve(
-    config: ServerConfig, started: Callable[[Server], Coroutine[None, None, None]] | None = None
+    config: ServerConfig,
+    started: Callable[[Server], Coroutine[None, None, None]] | None = None,
+    *,
+    import_ahead: bool = True,
 ) -> None:
     """Run a server until it is told to stop. Raises `ConfigError` when it cannot start."""
 
     async def main() -> None:
-        server = Server(config)
+        server = Server(config, import_ahead=import_ahead)
         await server.run((lambda: started(server)) if started else None)
 
     uvloop.run(main())

@@ -132,7 +132,7 @@ def test_the_budget_of_a_packed_pass_is_measured(tmp_path: Path) -> None:
     """After `begin` the engine knows what a pass costs, and cuts micro-batches by that."""
     model = save(tmp_path, "Bert", SIZES, "text-classification")
     engine = load(tmp_path, model, "text-classification")
-    engine.begin()
+    engine.begin(1)
     assert engine.limits is not None
     assert 64 <= engine.limits.max_tokens <= 2048
 

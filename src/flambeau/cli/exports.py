@@ -5,7 +5,7 @@ from pathlib import Path
 
 import typer
 
-from flambeau.archive.graphs import GRAPH_SUFFIXES, Form, GraphEngine, find_graph
+from flambeau.archive.graphs import GRAPH_SUFFIXES, Form, GraphEngine, find_graph, forms_of
 from flambeau.archive.model_folder import ModelFolder
 from flambeau.cli.child import run_child
 from flambeau.cli.targets import Choices, report, task_of
@@ -32,12 +32,15 @@ def wanted_forms(engine: str | None, precision: PrecisionChoice | None, added: s
                 engines[name] = None
             case _:
                 raise ConfigError(f"--export {name!r} is no such engine. Allowed: onnx, openvino.")
-    forms: list[Form] = []
-    for each in engines:
-        if precision != "int8":
-            forms.append(Form(each, "fp32"))
-        if precision in ("int8", "auto"):
-            forms.append(Form(each, "int8"))
+    if precision == "auto":
+        return [form for each in engines for form in (Form(each, "fp32"), Form(each, "int8"))]
+    forms = [Form(each, precision or "fp32") for each in engines]
+    for form in forms:
+        if not form.names:
+            raise ConfigError(
+                f"The engine {form.engine} has no {form.precision}. Allowed:"
+                f" {', '.join(forms_of(form.engine))}."
+            )
     return forms
 
 

@@ -150,7 +150,7 @@ def run(config: ServerConfig, target: Target, workers: int | None, batch_size: i
         else:
             _announce(running, target)
 
-    server.serve(config, started)
+    server.serve(config, started, import_ahead=not target.light)
     if failure:
         raise failure[0]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from flambeau.archive.hub import fetch_model
-from flambeau.archive.manifest import MANIFEST_PATH
+from flambeau.archive.manifest import MANIFEST_PATH, read_manifest
 from flambeau.archive.model_folder import (
     ModelFolder,
     adopt,
@@ -17,8 +17,9 @@ from flambeau.archive.model_folder import (
     read_model_folder,
 )
 from flambeau.archive.names import default_model_name
-from flambeau.archive.store import ModelStore
+from flambeau.archive.store import ModelStore, OpenedArchive
 from flambeau.errors import ArchiveError, ConfigError
+from flambeau.handlers.measured import measured_choice, needs_torch
 from flambeau.handlers.settings import PrecisionChoice
 from flambeau.tasks.base import infer_task
 from flambeau.types import OutputShape, TaskName
@@ -40,11 +41,16 @@ class Choices(msgspec.Struct, frozen=True):
 
 
 class Target(msgspec.Struct, frozen=True):
-    """A model that can be served: an archive file or an unpacked folder, and its name and task."""
+    """A model that can be served: an archive file or an unpacked folder, and its name and task.
+
+    `model_dir` is where its files lie. `light`: its workers import no torch.
+    """
 
     path: Path
     name: str
     task: TaskName | None
+    model_dir: Path
+    light: bool
 
 
 def is_hub_id(text: str) -> bool:
@@ -131,7 +137,13 @@ def _archive(path: Path, name: str | None, choices: Choices, cache: Path) -> Tar
         )
     opened = ModelStore(path.resolve().parent, cache / "archives").open(path)
     chosen = name or opened.manifest.model.model_name or default_model_name(path)
-    return Target(path.resolve(), chosen, None)
+    return _target(path.resolve(), chosen, None, opened)
+
+
+def _target(path: Path, name: str, task: TaskName | None, opened: OpenedArchive) -> Target:
+    measured = measured_choice(path, opened.model_dir, opened.manifest)
+    light = not needs_torch(opened.model_dir, opened.manifest, measured)
+    return Target(path, name, task, opened.model_dir, light)
 
 
 def _folder(
@@ -148,4 +160,5 @@ def _folder(
             f"The cache {root} cannot be written: {error.strerror or error}. Name another place with"
             " FLAMBEAU_CACHE."
         ) from error
-    return Target(path, chosen, task_of(folder, choices.task))
+    opened = OpenedArchive(path, read_manifest(path), "")
+    return _target(path, chosen, task_of(folder, choices.task), opened)

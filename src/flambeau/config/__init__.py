@@ -18,9 +18,10 @@ from flambeau.config.load import (
 )
 from flambeau.config.machine import usable_cores
 from flambeau.config.properties import java_properties, read_properties
-from flambeau.config.schema import MAX_REQUEST_BYTES, ServerConfig
+from flambeau.config.schema import DEFAULT_PRELOAD, MAX_REQUEST_BYTES, ServerConfig
 
 __all__ = [
+    "DEFAULT_PRELOAD",
     "MAX_REQUEST_BYTES",
     "Address",
     "Environment",

@@ -13,6 +13,8 @@ from typing_extensions import override
 
 from flambeau.config.addresses import Address
 
+DEFAULT_PRELOAD = ("flambeau.handlers.preload",)
+"""Torch, transformers and the models that most archives hold."""
 INT32_MAX = 2**31 - 1
 INT64_MAX = 2**63 - 1
 MAX_REQUEST_BYTES = 896 * 1024 * 1024
@@ -201,8 +203,11 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     ipex_gpu_enable: Annotated[bool, Setting("handed to workers as `TS_IPEX_GPU_ENABLE`")] = False
     preload: Annotated[
         tuple[str, ...],
-        Setting("modules imported once, before workers are forked; empty: none", own=True),
-    ] = ("flambeau.handlers.preload",)
+        Setting(
+            "modules imported once, before workers are forked; empty: none. By default, models that run in ONNX Runtime or OpenVINO do without torch",
+            own=True,
+        ),
+    ] = DEFAULT_PRELOAD
     vmargs: Annotated[
         str, Setting("arguments of TorchServe's JVM", unused="for TorchServe's JVM only")
     ] = ""

@@ -6,7 +6,7 @@ inputs of a text encoder.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,9 @@ from flambeau.engines.base import (
 )
 from flambeau.errors import LoadError, first_line
 
+if TYPE_CHECKING:
+    from flambeau.types import Precision
+
 try:
     import onnxruntime
 except ImportError as error:
@@ -46,7 +49,8 @@ class Engine:
         cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
         self.device = pick_device(source.gpu, cuda_available=cuda)
         self.padding = 0
-        self._file = open_form(source, Form("onnx", source.precision or "fp32"))
+        self.precision: Precision = source.precision or "fp32"
+        self._file = open_form(source, Form("onnx", self.precision))
         self._threads = source.threads
         self._session = _open(self._file, self.device, self._threads)
         self._graph = _describe(self._file, self._session)
@@ -57,7 +61,7 @@ class Engine:
             for one in self._session.get_inputs()
         }
         limits = CPU_LIMITS if self.device == "cpu" else GPU_LIMITS
-        self._limits = self._graph.limits(source, limits)
+        self.limits = self._graph.limits(source, limits)
 
     def begin(self, threads: int) -> None:
         """Open the graph again where it has another number of threads.
@@ -71,7 +75,7 @@ class Engine:
     def forward(self, sequences: Sequence[TokenSequence]) -> list[Outputs]:
         """See `engines.base.Engine`."""
         return forward_in_groups(
-            sequences, self._limits, self._forward_rows, per_token=self._source.per_token
+            sequences, self.limits, self._forward_rows, per_token=self._source.per_token
         )
 
     def generate(

@@ -49,10 +49,10 @@ class Engine:
         self._source = source
         self.device = pick_device(source.gpu, cuda_available=False)
         self.padding = 0
-        self._precision: Precision = source.precision or "fp32"
+        self.precision: Precision = source.precision or "fp32"
         self._core = openvino.Core()
-        _check_precision(self._core, self._precision)
-        file = open_form(source, Form("openvino", self._precision))
+        _check_precision(self._core, self.precision)
+        file = open_form(source, Form("openvino", self.precision))
         try:
             self._model = self._core.read_model(file)
         except Exception as error:
@@ -65,7 +65,7 @@ class Engine:
         self._types = {
             port.get_any_name(): _integers(port.get_element_type()) for port in self._model.inputs
         }
-        self._limits = self._graph.limits(source, CPU_LIMITS)
+        self.limits = self._graph.limits(source, CPU_LIMITS)
         self._threads = source.threads
         self._request = self._compile()
 
@@ -78,7 +78,7 @@ class Engine:
     def forward(self, sequences: Sequence[TokenSequence]) -> list[Outputs]:
         """See `engines.base.Engine`."""
         return forward_in_groups(
-            sequences, self._limits, self._forward_rows, per_token=self._source.per_token
+            sequences, self.limits, self._forward_rows, per_token=self._source.per_token
         )
 
     def generate(
@@ -91,7 +91,7 @@ class Engine:
         options: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
-            "INFERENCE_PRECISION_HINT": _HINTS[self._precision],
+            "INFERENCE_PRECISION_HINT": _HINTS[self.precision],
             # Workers share the machine: two of them must not be tied to the same core.
             "ENABLE_CPU_PINNING": False,
         }

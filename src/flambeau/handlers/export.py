@@ -89,8 +89,8 @@ def export(request: ExportRequest, report: Report = lambda _: None) -> list[Path
 def _write(form: Form, whole: Path, file: Path) -> None:
     from flambeau.handlers import exporting
 
-    if form.precision not in ("fp32", "int8"):
-        raise LoadError(f"There is no export in {form.precision}. Allowed: fp32, int8.")
+    if form == Form("onnx", "fp16"):
+        raise LoadError("There is no export in fp16. Allowed for the engine onnx: fp32, int8.")
     int8 = form.precision == "int8"
     if form.engine == "openvino":
         exporting.write_openvino(whole, file, int8=int8)

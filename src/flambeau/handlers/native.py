@@ -33,7 +33,7 @@ from flambeau.tasks.base import (
     ForwardTask,
     GenerationTask,
 )
-from flambeau.types import OutputShape, Phases
+from flambeau.types import OutputShape, Phases, Precision
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +65,10 @@ class HandlerContext(Protocol):
     @property
     def compute_threads(self) -> int:
         """The worker's share of the cores, 0 if nobody says."""
+
+    @property
+    def measured_engine(self) -> tuple[str, Precision] | None:
+        """The engine and the precision that `flambeau tune` found best, if it was asked."""
 
     @property
     def manifest(self) -> Mapping[str, object] | None:
@@ -114,6 +118,7 @@ class TransformersHandler:
             context.model_yaml_config or {},
             gpu=_gpu_index(context.system_properties.get("gpu_id")),
             threads=context.compute_threads,
+            measured=context.measured_engine,
         )
         self.initialized = True
         logger.info("Serving: %s.", ", ".join(f"{key} {text}" for key, text in self.info().items()))

@@ -15,6 +15,7 @@ from flambeau.handlers.labels import read_labels, warn_missing_labels
 from flambeau.handlers.settings import HandlerSettings, read_json_object, read_settings
 from flambeau.handlers.tokenizer import TextTokenizer, load_tokenizer, model_positions
 from flambeau.tasks.base import BaseTask, ForwardTask, GenerationTask, Head
+from flambeau.types import Precision
 
 logger = logging.getLogger(__name__)
 
@@ -45,10 +46,12 @@ def load_model(
     *,
     gpu: int | None,
     threads: int = 0,
+    measured: tuple[str, Precision] | None = None,
 ) -> NativeModel:
     """Load an unpacked archive's model and run its task's example once.
 
-    `threads` is how many cores it may use, 0 for the framework's own choice.
+    `threads` is how many cores it may use, 0 for the framework's own choice. `measured` are the
+    engine and the precision to take where the settings leave the engine open.
 
     Raises `ConfigError` for wrong settings and `LoadError` where the model does not load or does
     not run.
@@ -68,7 +71,10 @@ def load_model(
     task = task_class(Head(labels or [], problem_type if isinstance(problem_type, str) else None))
     tokenizer = load_tokenizer(model_dir, settings, config, task_class)
     file = _serialized_file(model_dir, manifest)
+    precision = None if settings.precision == "auto" else settings.precision
     engine_name = _pick_engine(settings, file)
+    if settings.engine == "auto" and measured is not None and gpu is None:
+        engine_name, precision = measured
     engine = engines.load(engine_name)(
         ModelSource(
             model_dir=model_dir,
@@ -79,7 +85,7 @@ def load_model(
             pad_id=tokenizer.pad_id,
             eos_ids=_eos_ids(generation_config, config, tokenizer.eos_id),
             max_length=tokenizer.max_length,
-            precision=None if settings.precision == "auto" else settings.precision,
+            precision=precision,
             threads=threads,
         )
     )

@@ -108,6 +108,7 @@ class Runner:
             config,
         )
         context.compute_threads = load.threads
+        context.measured_engine = load.measured
         context.header_key_sequence_id = load.sequence_headers[0]
         context.header_key_sequence_start = load.sequence_headers[1]
         context.header_key_sequence_end = load.sequence_headers[2]

@@ -15,7 +15,7 @@ early `Done`.
 import msgspec
 
 from flambeau.errors import ErrorKind
-from flambeau.types import Chunk, InferenceRequest, MetricSample, MetricSpec, Phases
+from flambeau.types import Chunk, InferenceRequest, MetricSample, MetricSpec, Phases, Precision
 
 SEQUENCE_HEADERS = (
     "ts_request_sequence_id",
@@ -64,8 +64,9 @@ class Load(msgspec.Struct, frozen=True, tag="load", array_like=True):
     is none. `gpu` is a visible device's index or None for the CPU; `threads` is the number of
     compute threads this worker may use (0: the framework's own choice). `metrics` are the model
     metrics that metrics.yaml declares. `max_requests` is the batch size that somebody chose, else 0.
-    `asynchronous` and `continuous` are the modes of contract.md
-    sections 5.13 and 5.12.
+    `asynchronous` and `continuous` are the modes of contract.md sections 5.13 and 5.12. `measured`
+    are the engine and the precision that `flambeau tune` found best for a model that leaves them
+    open.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Load(msgspec.Struct, frozen=True, tag="load", array_like=True):
     continuous: bool = False
     max_requests: int = 0
     sequence_headers: tuple[str, str, str] = SEQUENCE_HEADERS
+    measured: tuple[str, Precision] | None = None
 
 
 class Run(msgspec.Struct, frozen=True, tag="run", array_like=True):

@@ -39,14 +39,23 @@ class Counters:
 
 
 class Host(msgspec.Struct, frozen=True):
-    """What the server lends to each of its models. `environment` is that of worker processes."""
+    """What the server lends to each of its models. `environment` is that of worker processes.
+
+    `light` is the zygote for models whose workers import no torch: it is ready in the time of one
+    `import numpy`, where `zygote` takes seconds.
+    """
 
     zygote: Zygote
+    light: Zygote
     metrics: Metrics
     cores: int
     counters: Counters
     environment: dict[str, str]
     environments: Environments
+
+    def zygote_for(self, placement: Placement) -> Zygote:
+        """The zygote that a model's workers are forked from; `ensure` comes before the first."""
+        return self.light if placement.light else self.zygote
 
     def new_pool(self, load: Load, options: ModelOptions) -> Pool:
         """The pool of a model: workers from the zygote, or fresh ones where it needs its own."""
@@ -65,4 +74,4 @@ class Host(msgspec.Struct, frozen=True):
             placement.ranks,
         )
         numbers = self.counters.for_model(placement)
-        return Pool(self.zygote, pool_options, self.cores, numbers)
+        return Pool(self.zygote_for(placement), pool_options, self.cores, numbers)

@@ -9,12 +9,15 @@ from pathlib import Path
 import msgspec
 
 from flambeau.archive.addresses import is_address
+from flambeau.archive.contents import TRANSFORMERS_HANDLER
 from flambeau.archive.fetch import FetchRules, fetch
 from flambeau.archive.manifest import Runtime
 from flambeau.archive.names import check_name, default_model_name
 from flambeau.archive.store import ModelStore, OpenedArchive
+from flambeau.archive.verdict import Candidate
 from flambeau.config import ServerConfig
 from flambeau.errors import ArchiveError, ErrorKind, FlambeauError
+from flambeau.handlers.measured import measured_choice, needs_torch
 from flambeau.ipc.messages import Load
 from flambeau.serving.host import Host
 from flambeau.serving.model_yaml import read_model_yaml
@@ -110,6 +113,7 @@ class Opener:
             read_model_yaml, archive.model_dir, archive.manifest.model.config_file, str(key)
         )
         if from_yaml.device_type != "cpu" and may_have_gpus():
+            await self._host.zygote.ensure()
             with contextlib.suppress(TimeoutError):  # only it can count them
                 await asyncio.wait_for(self._host.zygote.ready.wait(), _GPU_COUNT_SECONDS)
         options = resolve_options(
@@ -119,6 +123,10 @@ class Opener:
             options = restored_options(options, saved)
         check_workers(options.min_workers)
         options = await self._with_environment(options, archive, key)
+        measured, light = await asyncio.to_thread(_engine, registration, archive)
+        placement = msgspec.structs.replace(options.placement, light=light)
+        options = msgspec.structs.replace(options, placement=placement)
+        await self._host.zygote_for(placement).ensure()
         load = Load(
             name=key.name,
             version=key.version,
@@ -133,6 +141,7 @@ class Opener:
             asynchronous=options.asynchronous,
             continuous=options.continuous_batching,
             max_requests=options.batch_size,
+            measured=(measured.engine, measured.precision) if measured is not None else None,
             sequence_headers=(
                 self._config.ts_header_key_sequence_id,
                 self._config.ts_header_key_sequence_start,
@@ -153,6 +162,15 @@ class Opener:
         python = await self._host.environments.python(key.name, requirements)
         placement = msgspec.structs.replace(options.placement, python=python)
         return msgspec.structs.replace(options, placement=placement)
+
+
+def _engine(registration: Registration, archive: OpenedArchive) -> tuple[Candidate | None, bool]:
+    """What `flambeau tune` chose for a model, and whether its workers do without torch."""
+    if registration.handler not in ("", TRANSFORMERS_HANDLER):
+        return None, False
+    source = Path(registration.source)
+    measured = measured_choice(source, archive.model_dir, archive.manifest)
+    return measured, not needs_torch(archive.model_dir, archive.manifest, measured)
 
 
 def check_workers(count: int) -> None:

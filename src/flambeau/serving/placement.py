@@ -34,7 +34,7 @@ class Placement(msgspec.Struct, frozen=True):
     `gpus` are the devices that they share, empty for the CPU; `device_ids` those that the yaml
     chose. `parallel_level` is the number of GPUs, and but for `custom` of processes, of one worker;
     0 for a plain one. `threads` counts for ranks only. `python` is the interpreter of the model's
-    own environment, "" where it has none.
+    own environment, "" where it has none. `light`: workers import no torch.
     """
 
     gpus: tuple[int, ...] = ()
@@ -44,6 +44,7 @@ class Placement(msgspec.Struct, frozen=True):
     threads: int = 1
     use_venv: bool = False
     python: str = ""
+    light: bool = False
 
     @property
     def worker_limit(self) -> int:

@@ -40,12 +40,19 @@ class Zygote:
         self._channel: AsyncChannel[FromZygote] | None = None
         self._workers: dict[int, LaunchedWorker] = {}
         self._next = 0
+        self._wanted = False
         self._stopping = asyncio.Event()
         self._deaths = 0
         self._restarting: asyncio.Future[None] | None = None
         self.ready = asyncio.Event()
         self.gpus = 0
         self.versions: dict[str, str] = {}
+
+    async def ensure(self) -> None:
+        """Start the process unless that was asked for before."""
+        if not self._wanted:
+            self._wanted = True
+            await self.start()
 
     async def start(self) -> None:
         """Start the process. Returns before its imports are done."""

@@ -68,7 +68,7 @@ class Engine:
             return None
         return RowLimits(budget, (CPU_LIMITS if on_cpu else GPU_LIMITS).max_padding)
 
-    def begin(self, threads: int) -> None:
+    def begin(self, threads: int) -> None:  # noqa: ARG002 - torch's own are set
         """Time a few passes with this worker's threads."""
         if not self._source.outputs:
             return

@@ -78,8 +78,8 @@ class Context:
     """A model's surroundings; one object for the life of the worker.
 
     `request_ids` and `request_processor` are those of the running batch and None while the model
-    loads. `compute_threads` is the worker's share of the cores, 0 if nobody says. Handlers may park
-    attributes of their own on it.
+    loads. `compute_threads` is the worker's share of the cores, 0 if nobody says; `measured_engine`
+    is what `flambeau tune` found best. Handlers may park attributes of their own on it.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - the signature is TorchServe's
@@ -102,6 +102,7 @@ class Context:
         self.request_processor: list[RequestProcessor] | None = None
         self.stopping_criteria: Any = None
         self.compute_threads = 0
+        self.measured_engine: Any = None
         self.chunk_sink: ChunkSink | None = None
         self._cl_socket: Any = None
         self.header_key_sequence_id = _header_name("id")

@@ -36,6 +36,7 @@ class MockContext:
         if torch.cuda.is_available() and gpu_id:
             self.system_properties["gpu_id"] = gpu_id
         self.compute_threads = 0
+        self.measured_engine = None
         self.explain = False
         self.metrics = MetricsStore(uuid.uuid4(), model_name)
         self.model_yaml_config: dict[str, Any] = {}
