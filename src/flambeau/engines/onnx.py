@@ -40,7 +40,7 @@ except ImportError as error:
 
 
 class Engine:
-    """Padded batches of rows of about one length."""
+    """Padded batches of rows of about one length; in int8, each row alone."""
 
     def __init__(self, source: ModelSource) -> None:
         if source.task == "text-generation":
@@ -62,6 +62,9 @@ class Engine:
         }
         limits = CPU_LIMITS if self.device == "cpu" else GPU_LIMITS
         self.limits = self._graph.limits(source, limits)
+        if self.precision == "int8":
+            # Dynamic quantisation has one scale for all rows: company would change an answer.
+            self.limits = None
 
     def begin(self, threads: int) -> None:
         """Open the graph again where it has another number of threads.
