@@ -85,6 +85,8 @@ def read_verdict(archive: Path, model_dir: Path) -> Verdict | None:
     A log line says why one does not hold. Reads a few megabytes: not for an event loop.
     """
     file = verdict_file(archive)
+    if not file.is_file():
+        file = verdict_file(archive.resolve())  # beside what a link in the store leads to
     try:
         verdict = msgspec.json.decode(file.read_bytes(), type=Verdict)
     except FileNotFoundError:

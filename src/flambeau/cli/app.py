@@ -8,7 +8,7 @@ import typer
 
 from flambeau import __version__
 
-_COMMANDS = ("serve", "pack", "prepare", "predict", "doctor", "models")
+_COMMANDS = ("serve", "pack", "prepare", "tune", "predict", "doctor", "models")
 """Each is the function of that name in `flambeau.cli.<name>`; `models` is a group of its own."""
 
 

@@ -24,7 +24,7 @@ from flambeau.handlers.native_jobs import (
     run_distinct,
     run_isolated,
 )
-from flambeau.handlers.native_model import NativeModel, load_model
+from flambeau.handlers.native_model import Device, NativeModel, load_model
 from flambeau.handlers.native_request import is_form, read_row, with_form_hint
 from flambeau.tasks.base import (
     AnswerOptions,
@@ -116,8 +116,9 @@ class TransformersHandler:
             Path(str(context.system_properties["model_dir"])),
             context.manifest or {},
             context.model_yaml_config or {},
-            gpu=_gpu_index(context.system_properties.get("gpu_id")),
-            threads=context.compute_threads,
+            device=Device(
+                _gpu_index(context.system_properties.get("gpu_id")), context.compute_threads
+            ),
             measured=context.measured_engine,
         )
         self.initialized = True

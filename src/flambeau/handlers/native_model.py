@@ -39,30 +39,83 @@ class NativeModel(msgspec.Struct, frozen=True):
     new_tokens: int
 
 
+class Device(msgspec.Struct, frozen=True):
+    """Where a model runs: a visible GPU's index, None for the CPU, and how many cores it may use.
+
+    0 threads: the framework's own choice.
+    """
+
+    gpu: int | None = None
+    threads: int = 0
+
+
+class ModelParts(msgspec.Struct, frozen=True):
+    """What of a model comes before its engine. `source` has no precision yet."""
+
+    settings: HandlerSettings
+    task: BaseTask
+    tokenizer: TextTokenizer
+    source: ModelSource
+    labels: list[str] | None
+    config: dict[str, object]
+    generation_config: dict[str, object]
+
+    @property
+    def engine(self) -> str:
+        """The engine that the archive asks for, or that its files are made for."""
+        return _pick_engine(self.settings, self.source.file)
+
+
 def load_model(
     model_dir: Path,
     manifest: Mapping[str, object],
     yaml_config: Mapping[str, object],
     *,
-    gpu: int | None,
-    threads: int = 0,
+    device: Device,
     measured: tuple[str, Precision] | None = None,
 ) -> NativeModel:
     """Load an unpacked archive's model and run its task's example once.
 
-    `threads` is how many cores it may use, 0 for the framework's own choice. `measured` are the
-    engine and the precision to take where the settings leave the engine open.
-
-    Raises `ConfigError` for wrong settings and `LoadError` where the model does not load or does
-    not run.
+    `measured` are the engine and the precision to take on a CPU where the settings leave the engine
+    open. Raises `ConfigError` for wrong settings and `LoadError` where the model does not load or
+    does not run.
     """
+    parts = load_parts(model_dir, manifest, yaml_config, device=device)
+    settings = parts.settings
+    _warn_without_effect(settings, yaml_config)
+    precision = None if settings.precision == "auto" else settings.precision
+    engine_name = parts.engine
+    if settings.engine == "auto" and measured is not None and device.gpu is None:
+        engine_name, precision = measured
+    source = msgspec.structs.replace(parts.source, precision=precision)
+    new_tokens = settings.max_length or _whole(parts.generation_config.get("max_new_tokens"))
+    model = NativeModel(
+        settings=settings,
+        task=parts.task,
+        tokenizer=parts.tokenizer,
+        engine=engines.load(engine_name)(source),
+        engine_name=engine_name,
+        positions=model_positions(parts.config),
+        new_tokens=new_tokens or DEFAULT_NEW_TOKENS,
+    )
+    _warm_up(model, parts.labels)
+    return model
+
+
+def load_parts(
+    model_dir: Path,
+    manifest: Mapping[str, object],
+    yaml_config: Mapping[str, object],
+    *,
+    device: Device,
+) -> ModelParts:
+    """Read all of a model but its weights. Raises as `load_model`."""
     settings = read_settings(model_dir, yaml_config)
     if settings.task is None:
         raise ConfigError(
             "The archive does not say what its model is for. Set task in the handler section of"
             f" model-config.yaml. Allowed: {', '.join(tasks.available())}."
         )
-    _warn_without_effect(settings, yaml_config)
     config = read_json_object(model_dir / "config.json")
     generation_config = read_json_object(model_dir / "generation_config.json")
     task_class = tasks.load(settings.task)
@@ -70,37 +123,18 @@ def load_model(
     problem_type = config.get("problem_type")
     task = task_class(Head(labels or [], problem_type if isinstance(problem_type, str) else None))
     tokenizer = load_tokenizer(model_dir, settings, config, task_class)
-    file = _serialized_file(model_dir, manifest)
-    precision = None if settings.precision == "auto" else settings.precision
-    engine_name = _pick_engine(settings, file)
-    if settings.engine == "auto" and measured is not None and gpu is None:
-        engine_name, precision = measured
-    engine = engines.load(engine_name)(
-        ModelSource(
-            model_dir=model_dir,
-            task=settings.task,
-            outputs=task.outputs if isinstance(task, ForwardTask) else (),
-            file=file,
-            gpu=gpu,
-            pad_id=tokenizer.pad_id,
-            eos_ids=_eos_ids(generation_config, config, tokenizer.eos_id),
-            max_length=tokenizer.max_length,
-            precision=precision,
-            threads=threads,
-        )
+    source = ModelSource(
+        model_dir=model_dir,
+        task=settings.task,
+        outputs=task.outputs if isinstance(task, ForwardTask) else (),
+        file=_serialized_file(model_dir, manifest),
+        gpu=device.gpu,
+        pad_id=tokenizer.pad_id,
+        eos_ids=_eos_ids(generation_config, config, tokenizer.eos_id),
+        max_length=tokenizer.max_length,
+        threads=device.threads,
     )
-    new_tokens = settings.max_length or _whole(generation_config.get("max_new_tokens"))
-    model = NativeModel(
-        settings=settings,
-        task=task,
-        tokenizer=tokenizer,
-        engine=engine,
-        engine_name=engine_name,
-        positions=model_positions(config),
-        new_tokens=new_tokens or DEFAULT_NEW_TOKENS,
-    )
-    _warm_up(model, labels)
-    return model
+    return ModelParts(settings, task, tokenizer, source, labels, config, generation_config)
 
 
 def _warm_up(model: NativeModel, labels: list[str] | None) -> None:
