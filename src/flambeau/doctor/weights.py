@@ -76,7 +76,7 @@ def check_weights(model_dir: Path) -> list[Finding]:
         name = path.relative_to(model_dir).as_posix()
         if path.suffix == ".safetensors":
             findings += _safetensors(path, name)
-        elif path.suffix in _SUFFIXES:
+        elif path.suffix in _SUFFIXES and not path.with_suffix(".xml").is_file():  # OpenVINO's
             findings += _pickle(path, name)
     return findings
 

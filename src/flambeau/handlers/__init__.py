@@ -12,6 +12,8 @@ removed_calls     keeps Transformers calls of old handlers working
 image_transforms  what torchvision's transforms do, where it is not installed
 optional_packages packages that only some handlers need
 prepare…          `flambeau prepare`, with pretrained and tracing
+export…           `flambeau pack --engine`, with agreement and sample_texts
+tun…              `flambeau tune`; measured says what its verdict means for a model
 preload           what the zygote imports before it forks
 ts                TorchServe's import surface, visible to users' handlers as `ts`
 """
