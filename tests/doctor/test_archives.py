@@ -6,6 +6,7 @@ import struct
 import zipfile
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 
@@ -145,6 +146,24 @@ def test_a_native_archive(folder: Path, tmp_path: Path) -> None:
     path = pack_folder(read_model_folder(folder), request, settings, tmp_path / "scratch", print)
     (report,) = examine(path)
     assert (report.served, report.findings) == ("native", ())
+
+
+def test_engines_for_exported_graphs(folder: Path, tmp_path: Path) -> None:
+    """A graph that the engine does not find is an error; OpenVINO's weights are no pickle."""
+    request = PackRequest(model_name="n", version="1.0", handler="", export_path=tmp_path)
+    (tmp_path / "openvino_model.xml").write_text("<net/>")
+    (tmp_path / "openvino_model.bin").write_bytes(STACK_OF_OS_SYSTEM)
+    graphs = f"{tmp_path}/openvino_model.xml,{tmp_path}/openvino_model.bin"
+    found = {}
+    for engine, extra in (("onnx", ""), ("openvino", graphs)):
+        scratch = tmp_path / engine
+        scratch.mkdir()
+        asked = msgspec.structs.replace(request, model_name=engine, extra_files=extra)
+        settings = {"handler": {"task": "text-classification", "engine": engine}}
+        path = pack_folder(read_model_folder(folder), asked, settings, scratch, print)
+        (report,) = examine(path)
+        found[engine] = brief(report)
+    assert found == {"onnx": {("error", "weights", "")}, "openvino": set()}
 
 
 @pytest.mark.parametrize("model_name", ["", "owner/name"])

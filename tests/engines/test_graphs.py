@@ -135,6 +135,18 @@ def test_layouts_of_optimum_and_of_the_hub(forms: Forms, tmp_path: Path, engine:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+def test_a_graph_that_the_manifest_names(forms: Forms, engine: str) -> None:
+    """It runs whatever its name is, and says which precision it has."""
+    folder = forms.graphs(CASE)
+    name = {"onnx": "model_int8.onnx", "openvino": "openvino_model_int8.xml"}[engine]
+    named = engines.load(engine)(source(folder, file=folder / name))
+    asked = engines.load(engine)(source(folder, precision="int8"))
+    assert named.precision == "int8"
+    for one, two in zip(named.forward(ROWS), asked.forward(ROWS), strict=True):
+        np.testing.assert_allclose(one["logits"], two["logits"], atol=1e-5)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(
     ("shapes", "message"),
     [

@@ -57,6 +57,13 @@ def find_graph(folder: Path, form: Form) -> Path | None:
     return next((path for path in found if path.is_file()), None)
 
 
+def precision_of(graph: Path) -> Precision:
+    """The precision that a file's name stands for; fp32 where it has another name."""
+    stem = graph.stem
+    kinds: Mapping[str, Precision] = {"int8": "int8", "quantized": "int8", "fp16": "fp16"}
+    return kinds.get(stem.rpartition("_")[2], "fp32")
+
+
 def any_graph(folder: Path) -> Path | None:
     """A graph in a model's folder, in float32 if there is one."""
     forms = [Form(engine, kind) for kind in ("fp32", "int8") for engine in _NAMES]

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from flambeau.archive.contents import TOKENIZER_FILES, is_transformers_handler
+from flambeau.archive.graphs import GRAPH_SUFFIXES, Form, any_graph, find_graph
 from flambeau.archive.manifest import Manifest
 from flambeau.doctor.findings import Finding
 from flambeau.doctor.sources import Source, dotted
@@ -89,6 +90,7 @@ def _native(
         advice = f"Set task in the handler section: {', '.join(available())}."
         findings.append(Finding("error", "task", "", what, advice))
     findings += _native_files(settings, config, manifest, model_dir)
+    findings += _graph(settings, manifest, model_dir)
     if labels is None and settings.task in ("text-classification", "token-classification"):
         what = "Nothing names the model's labels: answers say LABEL_0, LABEL_1, …"
         findings.append(Finding("warning", "labels", "", what, "Add index_to_name.json."))
@@ -116,7 +118,8 @@ def _native_files(
         what = "The model brings Python code of its own (auto_map), which the native handler never runs."
         advice = "Use a model of Transformers' own, or handler_mode: as-is."
         findings.append(Finding("error", "remote-code", "config.json", what, advice))
-    if not serialized and not any((model_dir / name).is_file() for name in _WEIGHTS):
+    weights = any((model_dir / name).is_file() for name in _WEIGHTS) or any_graph(model_dir)
+    if not serialized and not weights:
         what = "There are no weights in the archive."
         findings.append(Finding("error", "weights", "", what, "Pack it with --serialized-file."))
     if not _has_tokenizer(model_dir):
@@ -132,6 +135,25 @@ def _native_files(
             )
         )
     return findings
+
+
+def _graph(settings: HandlerSettings, manifest: Manifest, model_dir: Path) -> Iterator[Finding]:
+    """What an engine for exported graphs needs, and does not find."""
+    match settings.engine:
+        case "onnx" | "openvino" as engine:
+            pass
+        case _:
+            return
+    package = {"onnx": "onnxruntime", "openvino": "openvino"}[engine]
+    if not _is_installed(package):
+        what = f"engine: {engine} needs {package}, which is not installed here."
+        yield Finding("error", "import", "", what, f"pip install 'flambeau[{engine}]'.")
+    precision = None if settings.precision == "auto" else settings.precision
+    named = precision is None and Path(manifest.model.serialized_file).suffix in GRAPH_SUFFIXES
+    if not named and find_graph(model_dir, Form(engine, precision or "fp32")) is None:
+        what = f"The archive has no {precision or 'fp32'} graph for engine: {engine}."
+        advice = f"Pack it with flambeau pack --engine {engine} --precision {precision or 'fp32'}."
+        yield Finding("error", "weights", "", what, advice)
 
 
 def _without_file(handler: str, module: str, manifest: Manifest, model_dir: Path) -> Examined:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from flambeau.archive.graphs import Form
+from flambeau.archive.graphs import Form, precision_of
 from flambeau.engines.base import (
     CPU_LIMITS,
     GPU_LIMITS,
@@ -49,8 +49,8 @@ class Engine:
         cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
         self.device = pick_device(source.gpu, cuda_available=cuda)
         self.padding = 0
-        self.precision: Precision = source.precision or "fp32"
-        self._file = open_form(source, Form("onnx", self.precision))
+        self._file = open_form(source, Form("onnx", source.precision or "fp32"))
+        self.precision: Precision = source.precision or precision_of(self._file)
         self._threads = source.threads
         self._session = _open(self._file, self.device, self._threads)
         self._graph = _describe(self._file, self._session)

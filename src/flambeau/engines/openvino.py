@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flambeau.archive.graphs import Form
+from flambeau.archive.graphs import Form, precision_of
 from flambeau.engines.base import (
     CPU_LIMITS,
     Generated,
@@ -49,10 +49,10 @@ class Engine:
         self._source = source
         self.device = pick_device(source.gpu, cuda_available=False)
         self.padding = 0
-        self.precision: Precision = source.precision or "fp32"
+        file = open_form(source, Form("openvino", source.precision or "fp32"))
+        self.precision: Precision = source.precision or precision_of(file)
         self._core = openvino.Core()
         _check_precision(self._core, self.precision)
-        file = open_form(source, Form("openvino", self.precision))
         try:
             self._model = self._core.read_model(file)
         except Exception as error:
