@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from flambeau import __version__
+from flambeau.cli.bench import bench
 from flambeau.cli.doctor import doctor
 from flambeau.cli.models import app as models_app
 from flambeau.cli.pack import pack
@@ -27,6 +28,7 @@ app.command()(prepare)
 app.command()(tune)
 app.command()(predict)
 app.command()(doctor)
+app.command()(bench)
 app.add_typer(models_app, name="models")
 
 
