@@ -20,9 +20,14 @@ LABELS = ("Not Accepted", "Accepted")
 MIX = "lognormal:30,max=256"
 """Text lengths of the benchmarks, in tokens, [CLS] and [SEP] included."""
 SEED = 20260101
+CHECK_MIX = "lognormal:30,max=150"
+"""Of the texts that answers are compared on: TorchServe's example reads 150 tokens."""
 
 _SPECIAL_TOKENS = 2
 _CALIBRATION_TEXTS = 32
+_CHECKS = 40
+_RECIPE = 2
+"""Changes with what is made below, so that an older folder is made anew."""
 
 
 class Shape(NamedTuple):
@@ -44,17 +49,32 @@ SHAPES = {
 def model(shape: str) -> Path:
     """The folder of a text classifier as `save_pretrained` writes it; made at the first call."""
     folder = CACHE / shape
-    if not (folder / "complete").exists():
+    complete = folder / f"complete-{_RECIPE}"
+    if not complete.exists():
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         _make(folder, SHAPES[shape])
-        (folder / "complete").touch()
+        complete.touch()
     return folder
 
 
 def texts(count: int, mix: str = MIX, seed: int = SEED) -> list[str]:
     """English words without a meaning; lengths follow `mix`, in tokens of the models above."""
     return make_texts(_in_words(parse_lengths(mix)), count, seed)
+
+
+class Check(NamedTuple):
+    """A text, the label it must get, and by how much that label leads."""
+
+    text: str
+    label: str
+    margin: float
+
+
+def checks(shape: str) -> list[Check]:
+    """What every server must answer, whichever way it computes."""
+    found = json.loads((model(shape) / "checks.json").read_text())
+    return [Check(**each) for each in found]
 
 
 def _in_words(tokens: Lengths) -> Lengths:
@@ -70,7 +90,9 @@ def _in_words(tokens: Lengths) -> Lengths:
 def _make(folder: Path, shape: Shape) -> None:
     import torch
     from transformers import BertConfig, BertForSequenceClassification
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     tokenizer = _write_tokenizer(folder)
     config = BertConfig(
         vocab_size=tokenizer.get_vocab_size(),
@@ -89,9 +111,19 @@ def _make(folder: Path, shape: Shape) -> None:
         network.bert.pooler.dense.weight.normal_(std=2 / math.sqrt(shape.width))
         margins = sorted(_margin(network, tokenizer, text) for text in texts(_CALIBRATION_TEXTS))
         network.classifier.bias[0] += margins[len(margins) // 2]
+        _write_checks(folder, network, tokenizer)
     network.save_pretrained(folder)
     names = {str(index): label for index, label in enumerate(LABELS)}
     (folder / "index_to_name.json").write_text(json.dumps(names))
+
+
+def _write_checks(folder: Path, network: Any, tokenizer: Any) -> None:
+    """Texts with the label that each gets when it is computed alone, by transformers itself."""
+    found = []
+    for text in texts(_CHECKS, CHECK_MIX, SEED + 1):
+        margin = _margin(network, tokenizer, text)
+        found.append({"text": text, "label": LABELS[margin > 0], "margin": abs(margin)})
+    (folder / "checks.json").write_text(json.dumps(found, indent=1))
 
 
 def _margin(network: Any, tokenizer: Any, text: str) -> float:

@@ -48,5 +48,5 @@ def test_the_same_seed_gives_the_same_texts() -> None:
 )  # fmt: skip
 def test_a_wrong_mix_is_told_with_the_right_ones(mix: str) -> None:
     """One line that shows how it is written."""
-    with pytest.raises(ConfigError, match="lognormal:MEAN.*uniform:LOW-HIGH"):
+    with pytest.raises(ConfigError, match=r"lognormal:MEAN.*uniform:LOW-HIGH"):
         parse_lengths(mix)

@@ -51,12 +51,15 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LoadRun:
-    """One run of a load. `stop` ends it early; the outcome is then that of the time so far."""
+    """One run of a load, which sends `requests` (see `Target.request`) in turn to the target's host.
 
-    def __init__(self, load: Load, target: Target, bodies: list[bytes]) -> None:
+    `stop` ends it early; the outcome is then that of the time so far.
+    """
+
+    def __init__(self, load: Load, target: Target, requests: list[bytes]) -> None:
         self._load = load
         self._target = target
-        self._requests = [target.request(body) for body in bodies]
+        self._requests = requests
         self._next = 0
         self._loop = asyncio.get_running_loop()
         self._start = self._end = 0.0
@@ -251,13 +254,13 @@ class LoadRun:
         )
 
 
-def run_load(load: Load, target: Target, bodies: list[bytes]) -> Outcome:
-    """Run a load in an event loop of its own; Ctrl-C ends it early, with the outcome so far."""
+def run_load(load: Load, target: Target, requests: list[bytes]) -> Outcome:
+    """Send these requests in turn, in an event loop of its own; Ctrl-C ends it with the outcome so far."""
     # the pacer must not wait for the interpreter as long as the default, 5 ms
     sys.setswitchinterval(_SWITCH_SECONDS)
 
     async def main() -> Outcome:
-        run = LoadRun(load, target, bodies)
+        run = LoadRun(load, target, requests)
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGINT, run.stop)
         try:

@@ -227,7 +227,7 @@ def _check(run: _Run) -> None:
 
 def _measure(run: _Run) -> tuple[list[Outcome], list[str]]:
     def one(load: Load, bodies: Bodies = run.bodies) -> Outcome:
-        return run_load(load, run.target, bodies.bodies)
+        return run_load(load, run.target, [run.target.request(body) for body in bodies.bodies])
 
     if run.find_peak:
         outcomes = find_peak(run.load, one)
