@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import pytest
 
 from flambeau.bench.load import Load
-from flambeau.bench.outcome import Outcome, curve, percentiles
+from flambeau.bench.outcome import Outcome, Whole, curve, percentiles
 from flambeau.bench.processes import cpu_seconds, proportional_bytes
 from flambeau.bench.steps import find_peak, parse_sweep, peak_of
 from flambeau.bench.svg import bar_chart, line_chart
@@ -18,8 +18,8 @@ from flambeau.errors import ConfigError
 def _outcome(throughput: float, p99: float = 1.0, succeeded: int = 10) -> Outcome:
     latency = {"p50": 1.0, "p99": p99}
     return Outcome(
-        {"loop": "closed", "clients": 1}, 1.0, 10, succeeded, 10, throughput, latency, {},
-        0, 0, {}, 0.1, server_cpu_seconds=0.5,
+        {"loop": "closed", "clients": 1}, 1.0, 10, succeeded, throughput, latency, {},
+        0, 0, {}, Whole(1.5, 10, 0.1, server_cpu_seconds=0.5),
     )  # fmt: skip
 
 
@@ -48,6 +48,7 @@ def test_cpu_is_told_for_each_request() -> None:
     outcome = _outcome(10.0)
     assert outcome.server_cpu_ms == 50.0
     assert outcome.per_cpu_second == 20.0
+    assert outcome.client_cpu_ms == 10.0
     assert outcome.document()["requests_per_server_cpu_second"] == 20.0
 
 

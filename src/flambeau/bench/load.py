@@ -7,6 +7,7 @@ free (no coordinated omission), and none is left out.
 """
 
 import asyncio
+import math
 import signal
 import sys
 import time
@@ -20,7 +21,7 @@ import msgspec
 import uvloop
 
 from flambeau.bench.connection import Answer, Connection, Target, describe
-from flambeau.bench.outcome import Outcome, curve, percentiles
+from flambeau.bench.outcome import Outcome, Whole, curve, percentiles
 from flambeau.bench.pacing import Arrivals, Pacer, gaps
 from flambeau.bench.processes import cpu_seconds
 
@@ -72,7 +73,7 @@ class LoadRun:
         self._latencies = array("d")
         self._late = array("d")
         self._errors: Counter[str] = Counter()
-        self._succeeded_within = self._done_within = 0
+        self._ended = self._succeeded_within = 0
         self._sent = self._received = 0
 
     def stop(self) -> None:
@@ -82,12 +83,13 @@ class LoadRun:
 
     async def run(self) -> Outcome:
         """Send it all."""
+        server_before, client_before = await self._server_cpu(), time.process_time()
         begin = time.perf_counter()
         self._start = begin + self._load.warm_up
         counting = self._load.requests is not None
-        self._end = float("inf") if counting else self._start + self._load.duration
+        self._end = math.inf if counting else self._start + self._load.duration
         async with asyncio.TaskGroup() as group:
-            measuring = group.create_task(self._measure())
+            ending = group.create_task(self._end_in_time())
             if self._load.rate is None:
                 for _ in range(self._load.clients):
                     self._add(group, self._closed_client())
@@ -95,33 +97,27 @@ class LoadRun:
             else:
                 async with self._pacing(group, self._load.rate):
                     await self._over.wait()
+            ending.cancel()
             if self._stopped:
                 for client in self._clients:
                     client.cancel()
-            cpu = await measuring
-        return self._outcome(*cpu)
+        whole = time.perf_counter() - begin
+        client_cpu = time.process_time() - client_before
+        server_after = await self._server_cpu()
+        used = (
+            None if server_before is None or server_after is None else server_after - server_before
+        )
+        return self._outcome(Whole(whole, self._ended, client_cpu, used))
 
     def _add(self, group: asyncio.TaskGroup, client: "asyncio._CoroutineLike[None]") -> None:
         task = group.create_task(client)
         self._clients.add(task)
         task.add_done_callback(self._clients.discard)
 
-    async def _measure(self) -> tuple[float, float | None]:
-        """Client and server CPU seconds between start and end; ends the run when its time is up."""
-        await self._sleep_until(self._start)
-        before = time.process_time(), await self._server_cpu()
-        await self._sleep_until(self._end)
-        self._finish()
-        after = time.process_time(), await self._server_cpu()
-        server = None if after[1] is None or before[1] is None else after[1] - before[1]
-        return after[0] - before[0], server
-
-    async def _sleep_until(self, moment: float) -> None:
-        try:
-            async with asyncio.timeout(max(0.0, moment - time.perf_counter())):
-                await self._over.wait()
-        except TimeoutError:
-            pass
+    async def _end_in_time(self) -> None:
+        if self._end < math.inf:
+            await asyncio.sleep(self._end - time.perf_counter())
+            self._finish()
 
     async def _server_cpu(self) -> float | None:
         pid = self._load.server_pid
@@ -213,8 +209,8 @@ class LoadRun:
 
     def _count(self, due: float, sent: float, failure: str, size: int, received: int) -> None:
         now = time.perf_counter()
+        self._ended += 1
         if self._start <= now <= self._end:
-            self._done_within += 1
             self._succeeded_within += not failure
         if not self._start <= due < self._end:
             return
@@ -229,7 +225,7 @@ class LoadRun:
         if self._counted == self._load.requests:
             self._finish()
 
-    def _outcome(self, client_cpu: float, server_cpu: float | None) -> Outcome:
+    def _outcome(self, whole: Whole) -> Outcome:
         load = self._load
         seconds = max(1e-9, self._end - self._start)
         shape: dict[str, str | float] = {"loop": "closed", "clients": load.clients}
@@ -240,15 +236,13 @@ class LoadRun:
             seconds=seconds,
             requests=self._counted,
             succeeded=len(self._latencies),
-            done=self._done_within,
             throughput=self._succeeded_within / seconds,
             latency_ms=percentiles(self._latencies),
             errors=dict(self._errors.most_common()),
             bytes_sent=self._sent,
             bytes_received=self._received,
             sent_late_ms=percentiles(self._late) if load.rate is not None else {},
-            client_cpu_seconds=client_cpu,
-            server_cpu_seconds=server_cpu,
+            whole=whole,
             interrupted=self._stopped,
             curve=curve(self._latencies),
         )

@@ -8,6 +8,19 @@ import msgspec
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p99.9": 0.999, "max": 1.0}
 
 
+class Whole(msgspec.Struct, frozen=True):
+    """What a run cost from its first request to its last answer, warm-up and end included.
+
+    So each request is in it as a whole, and no batch that was half done at a border. `answered`
+    counts every request of that time. The server's CPU seconds are those of its process tree.
+    """
+
+    seconds: float
+    answered: int
+    client_cpu_seconds: float
+    server_cpu_seconds: float | None = None
+
+
 class Outcome(msgspec.Struct, frozen=True):
     """The figures of one load.
 
@@ -15,41 +28,47 @@ class Outcome(msgspec.Struct, frozen=True):
     those of `succeeded` ones (status below 400), exact, from the moment a request was due.
     `throughput` counts successes that arrived within the `seconds`. `errors` counts the others by
     status or by kind. `sent_late_ms` is how long after its due time a request left this client.
-    CPU seconds and `done`, the answers beside them, are those of the seconds measured.
     """
 
     load: dict[str, str | float]
     seconds: float
     requests: int
     succeeded: int
-    done: int
     throughput: float
     latency_ms: dict[str, float]
     errors: dict[str, int]
     bytes_sent: int
     bytes_received: int
     sent_late_ms: dict[str, float]
-    client_cpu_seconds: float
-    server_cpu_seconds: float | None = None
+    whole: Whole
     interrupted: bool = False
     curve: list[tuple[float, float]] = []
 
     @property
     def server_cpu_ms(self) -> float | None:
         """CPU milliseconds that the server used for a request."""
-        if self.server_cpu_seconds is None or not self.done:
-            return None
-        return self.server_cpu_seconds / self.done * 1000
+        used = self.whole.server_cpu_seconds
+        return (
+            None if used is None or not self.whole.answered else used / self.whole.answered * 1000
+        )
 
     @property
     def per_cpu_second(self) -> float | None:
         """Requests that the server answered in a second of CPU time."""
-        return self.done / self.server_cpu_seconds if self.server_cpu_seconds else None
+        used = self.whole.server_cpu_seconds
+        return self.whole.answered / used if used else None
+
+    @property
+    def client_cpu_ms(self) -> float | None:
+        """CPU milliseconds that this client used for a request."""
+        whole = self.whole
+        return whole.client_cpu_seconds / whole.answered * 1000 if whole.answered else None
 
     def document(self) -> dict[str, object]:
         """For JSON, with the derived figures."""
         document: dict[str, object] = msgspec.to_builtins(self)
         derived = {
+            "client_cpu_ms_per_request": self.client_cpu_ms,
             "server_cpu_ms_per_request": self.server_cpu_ms,
             "requests_per_server_cpu_second": self.per_cpu_second,
         }

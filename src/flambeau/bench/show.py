@@ -70,7 +70,9 @@ def remarks(outcomes: Sequence[Outcome]) -> list[str]:
             f"Requests left up to {late:.1f} ms (p99) after they were due: connections or this"
             " client's CPU were short. That time is in the latencies."
         )
-    busy = max((each.client_cpu_seconds / each.seconds for each in outcomes), default=0.0)
+    busy = max(
+        (each.whole.client_cpu_seconds / each.whole.seconds for each in outcomes), default=0.0
+    )
     if busy > _BUSY:
         found.append(f"This client used {busy:.0%} of a core: it may be the limit, not the server.")
     if any(each.errors for each in outcomes):
@@ -95,10 +97,10 @@ def plot(outcomes: Sequence[Outcome], title: str, across: Sequence[float], of: s
 
 
 def _client_cpu(outcome: Outcome) -> str:
-    if not outcome.done:
+    if outcome.client_cpu_ms is None:
         return "-"
-    share = outcome.client_cpu_seconds / outcome.seconds
-    return f"{outcome.client_cpu_seconds / outcome.done * 1e6:,.0f} µs ({share:.0%} of a core)"
+    share = outcome.whole.client_cpu_seconds / outcome.whole.seconds
+    return f"{outcome.client_cpu_ms * 1000:,.0f} µs ({share:.0%} of a core)"
 
 
 def _ms(outcome: Outcome, name: str) -> str:
