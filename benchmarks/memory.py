@@ -27,14 +27,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.memory", description=__doc__)
     add_arguments(parser)
     parser.add_argument("--systems", default="flambeau,torchserve", help="[default: %(default)s]")
-    parser.add_argument("--model", choices=models.SHAPES, default="bert-base")
+    parser.add_argument("--shape", choices=models.SHAPES, default="bert-base")
     arguments = parser.parse_args()
     end_on_signals()
-    size = (models.model(arguments.model) / "model.safetensors").stat().st_size / MIB
+    size = (models.model(arguments.shape) / "model.safetensors").stat().st_size / MIB
     report = Report(
         "memory",
         "Memory of several workers of one model",
-        f"{arguments.model}, {size:,.0f} MiB of weights. PSS of the server's whole process tree, in"
+        f"{arguments.shape}, {size:,.0f} MiB of weights. PSS of the server's whole process tree, in"
         " MiB, after a load that reached every worker. `python -m benchmarks.memory`.",
     )
     rows: list[list[Cell]] = []
@@ -42,7 +42,7 @@ def main() -> int:
     status = 0
     for name in arguments.systems.split(","):
         try:
-            found = _measure(name, arguments.model, 2.0 if arguments.quick else 10.0)
+            found = _measure(name, arguments.shape, 2.0 if arguments.quick else 10.0)
         except UnavailableError as error:
             report.note(f"{SYSTEMS[name].title} was not measured: {error}")
             status |= name.startswith("flambeau")

@@ -37,15 +37,15 @@ def main() -> int:
     add_arguments(parser)
     parser.add_argument("--systems", default=DEFAULT, help="[default: %(default)s]")
     parser.add_argument("--rounds", type=int, help="[default: 5; with --quick 1]")
-    parser.add_argument("--model", choices=models.SHAPES, default="bert-base")
+    parser.add_argument("--shape", choices=models.SHAPES, default="bert-base")
     arguments = parser.parse_args()
     rounds = arguments.rounds or (1 if arguments.quick else 5)
     end_on_signals()
-    models.model(arguments.model)
+    models.model(arguments.shape)
     report = Report(
         "startup",
         "From the start of a server to its first answer",
-        f"{arguments.model}; medians of {rounds} start(s) in turn, files in the page cache. CPU"
+        f"{arguments.shape}; medians of {rounds} start(s) in turn, files in the page cache. CPU"
         " seconds and memory (PSS) are those of the whole process tree at the first answer."
         " Asking begins at once, so the first answer is not missed. `python -m benchmarks.startup`.",
     )
@@ -55,7 +55,7 @@ def main() -> int:
         for name in arguments.systems.split(","):
             if name not in reasons:
                 try:
-                    start = _start(name, arguments.model)
+                    start = _start(name, arguments.shape)
                 except UnavailableError as error:
                     reasons[name] = str(error)
                     print(f"{name}: {error}", file=sys.stderr, flush=True)

@@ -19,6 +19,7 @@ from typing import NamedTuple
 from benchmarks import models
 from benchmarks.report import Cell, Report, add_arguments, output_folder
 from benchmarks.servers.environments import UnavailableError, versions_in
+from benchmarks.servers.in_process import LATENCY_MIX, Alone, measure
 from benchmarks.servers.running import Running, end_on_signals, running
 from benchmarks.servers.systems import SYSTEMS
 from flambeau.bench.load import Load
@@ -32,10 +33,16 @@ QUICK = "flambeau,torchserve,litserve"
 
 
 class Visit(NamedTuple):
-    """What one system showed in one round."""
+    """What one system showed in one round.
+
+    Of Flambeau also the latency of a lone client with texts of one length (`fixed`), and what the
+    handler does without a server.
+    """
 
     agreement: float
     outcomes: dict[int, Outcome]
+    fixed: Outcome | None = None
+    alone: dict[str, Alone] = {}  # noqa: RUF012 - never changed
 
 
 def main() -> int:
@@ -47,7 +54,7 @@ def main() -> int:
         print(f"no such system: {unknown}. There are {', '.join(SYSTEMS)}.", file=sys.stderr)
         return 2
     end_on_signals()
-    models.model(arguments.model)
+    models.model(arguments.shape)
     visits: dict[str, list[Visit]] = defaultdict(list)
     reasons: dict[str, str] = {}
     report = Report("servers", "Flambeau against its peers, as servers", _text(arguments))
@@ -74,7 +81,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--systems", help=f"[default: {DEFAULT}; with --quick {QUICK}]")
     parser.add_argument("--rounds", type=int, help="[default: 3; with --quick 1]")
     parser.add_argument("--seconds", type=float, help="of each load [default: 15; quick 3]")
-    parser.add_argument("--model", choices=models.SHAPES, default="bert-base")
+    parser.add_argument("--shape", choices=models.SHAPES, default="bert-base")
     arguments = parser.parse_args()
     quick = arguments.quick
     arguments.systems = arguments.systems or (QUICK if quick else DEFAULT)
@@ -85,7 +92,7 @@ def _arguments() -> argparse.Namespace:
 
 def _text(arguments: argparse.Namespace) -> str:
     return (
-        f"{arguments.model}, random weights, texts of {models.MIX} tokens. Closed loop of"
+        f"{arguments.shape}, random weights, texts of {models.MIX} tokens. Closed loop of"
         f" {', '.join(map(str, CLIENTS))} clients, {arguments.seconds:g} s each after a warm-up,"
         f" medians of {arguments.rounds} round(s), systems in turn. CPU seconds are those of the"
         " server's whole process tree; the client runs on the same machine and is not in them."
@@ -94,8 +101,8 @@ def _text(arguments: argparse.Namespace) -> str:
 
 
 def _visit(name: str, arguments: argparse.Namespace) -> Visit:
-    with running(SYSTEMS[name], arguments.model) as server:
-        agreement = _agreement(server, arguments.model)
+    with running(SYSTEMS[name], arguments.shape) as server:
+        agreement = _agreement(server, arguments.shape)
         requests = server.requests(models.texts(TEXTS))
         outcomes = {}
         for clients in CLIENTS:
@@ -103,7 +110,13 @@ def _visit(name: str, arguments: argparse.Namespace) -> Visit:
             load = Load(clients=clients, duration=arguments.seconds, warm_up=warm_up)
             outcomes[clients] = server.load(load, requests)
             _say(name, clients, outcomes[clients], agreement)
-        return Visit(agreement, outcomes)
+        if not name.startswith("flambeau"):
+            return Visit(agreement, outcomes)
+        texts = models.texts(TEXTS, LATENCY_MIX)
+        load = Load(clients=1, duration=arguments.seconds, warm_up=0.5)
+        fixed = server.load(load, server.requests(texts))
+    alone = measure(arguments.shape, arguments.seconds, SYSTEMS[name].handler)
+    return Visit(agreement, outcomes, fixed, alone)
 
 
 def _say(name: str, clients: int, outcome: Outcome, agreement: float) -> None:
@@ -148,6 +161,7 @@ def _fill(
         columns = ["system", "CPU ms a request", "requests per CPU second", f"against {base}"]
         columns += ["requests/s", "p50 ms", "p99 ms", "client CPU ms", "errors"]
         report.table(f"{clients} client{'s' if clients > 1 else ''}", columns, rows)
+    _add_alone(report, [name for name in measured if visits[name][0].alone], visits)
     several = CLIENTS[1:]
     bars = {
         SYSTEMS[name].title: {
@@ -163,6 +177,39 @@ def _fill(
             for each in visits[name]
         ]
         for name in measured
+    }
+
+
+def _add_alone(report: Report, names: Sequence[str], visits: dict[str, list[Visit]]) -> None:
+    """What the server adds to its own handler."""
+    if not names:
+        return
+    rows: list[list[Cell]] = []
+    for name in names:
+        cpu = {
+            key: statistics.median(each.alone[key].cpu_ms for each in visits[name])
+            for key in visits[name][0].alone
+        }
+        p50 = statistics.median(each.alone["fixed"].p50_ms for each in visits[name])
+        served = statistics.median(
+            each.fixed.latency_ms.get("p50", 0.0) for each in visits[name] if each.fixed
+        )
+        many = _median(visits[name], 32, "server_cpu_ms")
+        share = f"{cpu['32'] / many:.0%}" if many else None
+        title = SYSTEMS[name].title
+        rows.append([title, cpu["1"], cpu["8"], cpu["32"], many, share, p50, served, served - p50])
+    columns = ["system", "1 at a time", "8", "32", "server, 32 clients", "server against 32"]
+    columns += ["p50 ms alone", "p50 ms served", "added ms"]
+    report.table(
+        "The handler in process, without a server",
+        columns,
+        rows,
+        "CPU ms a request; `server against 32` compares requests per CPU second. The p50 are of one"
+        f" client (one call) at a time with texts of one length, `{LATENCY_MIX}`.",
+    )
+    report.data["alone"] = {
+        name: [{key: each._asdict() for key, each in visit.alone.items()} for visit in visits[name]]
+        for name in names
     }
 
 

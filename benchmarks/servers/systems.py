@@ -36,7 +36,7 @@ class Place(NamedTuple):
 class System(NamedTuple):
     """How one system is started and asked; `prepare` is done before the clock starts.
 
-    `label` reads the answer's label. `settings` is what the report says about its configuration.
+    `handler` is the section of model-config.yaml, for Flambeau. `label` reads the answer's label. `settings` is what the report says about its configuration.
     """
 
     title: str
@@ -47,6 +47,7 @@ class System(NamedTuple):
     body: str
     label: Callable[[bytes], str]
     prepare: Callable[[Place], None] = lambda _place: None
+    handler: Mapping[str, object] = {}
 
 
 def flambeau(title: str, **handler: object) -> System:
@@ -68,7 +69,7 @@ def flambeau(title: str, **handler: object) -> System:
 
     settings = ", ".join(f"{key}: {value}" for key, value in handler.items()) or "no setting"
     path = "/predictions/bench"
-    return System(title, "", settings, command, path, "{text}", _best_label, prepare)
+    return System(title, "", settings, command, path, "{text}", _best_label, prepare, handler)
 
 
 def _pack(place: Place, handler: Mapping[str, object]) -> None:

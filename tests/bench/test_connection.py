@@ -2,10 +2,19 @@
 
 import asyncio
 import contextlib
+import datetime
+import ipaddress
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 
 import httptools
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from flambeau.bench.connection import Connection, Target, describe, target_of
 from flambeau.errors import ConfigError
@@ -15,7 +24,7 @@ _OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
 
 @contextlib.asynccontextmanager
-async def _server(talk: Talk) -> AsyncIterator[Target]:
+async def _server(talk: Talk, tls: ssl.SSLContext | None = None) -> AsyncIterator[Target]:
     """A server that does what `talk` says with each connection."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -24,10 +33,11 @@ async def _server(talk: Talk) -> AsyncIterator[Target]:
         finally:
             writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
     try:
         port = server.sockets[0].getsockname()[1]
-        yield target_of(f"http://127.0.0.1:{port}/predictions/m?x=1", {"x-one": "1"})
+        scheme = "https" if tls else "http"
+        yield target_of(f"{scheme}://127.0.0.1:{port}/predictions/m?x=1", {"x-one": "1"})
     finally:
         server.close()
 
@@ -149,3 +159,40 @@ def test_an_address_that_is_none_is_told(url: str) -> None:
     """Before anything is sent."""
     with pytest.raises(ConfigError):
         target_of(url, {})
+
+
+def _certificate(file: Path) -> ssl.SSLContext:
+    """Writes one that signed itself, for 127.0.0.1; returns the server's side."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
+    now = datetime.datetime.now(datetime.UTC)
+    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + datetime.timedelta(1))
+        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    file.write_bytes(private + certificate.public_bytes(Encoding.PEM))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file)
+    return context
+
+
+async def test_https_trusts_whom_the_system_trusts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A certificate that signed itself is told; SSL_CERT_FILE makes it known."""
+    tls = _certificate(tmp_path / "pair.pem")
+    for known in (False, True):
+        if known:
+            monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "pair.pem"))
+        async with _server(_answers(_OK), tls) as target:
+            connection = Connection()
+            if known:
+                assert (await connection.exchange(target, target.request(b"x"), 10)).status == 200
+            else:
+                with pytest.raises(OSError) as caught:  # noqa: PT011 - told by its kind
+                    await connection.exchange(target, target.request(b"x"), 10)
+                assert describe(caught.value) == "TLS failed"
+            connection.close()
