@@ -27,8 +27,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.memory", description=__doc__)
     add_arguments(parser)
     parser.add_argument("--systems", default="flambeau,torchserve", help="[default: %(default)s]")
-    parser.add_argument("--shape", choices=models.SHAPES, default="bert-base")
+    parser.add_argument("--shape", choices=models.SHAPES, help="[default: bert-base; quick minilm]")
     arguments = parser.parse_args()
+    arguments.shape = arguments.shape or ("minilm" if arguments.quick else "bert-base")
     end_on_signals()
     size = (models.model(arguments.shape) / "model.safetensors").stat().st_size / MIB
     report = Report(

@@ -66,7 +66,7 @@ def main() -> int:
                 except UnavailableError as error:
                     reasons[name] = str(error)
                     print(f"{name}: {error}", file=sys.stderr, flush=True)
-    _fill(report, names, visits, reasons)
+    _fill(report, arguments.shape, names, visits, reasons)
     report.write(output_folder(arguments))
     return int(any(name.startswith("flambeau") for name in reasons))
 
@@ -81,10 +81,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--systems", help=f"[default: {DEFAULT}; with --quick {QUICK}]")
     parser.add_argument("--rounds", type=int, help="[default: 3; with --quick 1]")
     parser.add_argument("--seconds", type=float, help="of each load [default: 15; quick 3]")
-    parser.add_argument("--shape", choices=models.SHAPES, default="bert-base")
+    parser.add_argument("--shape", choices=models.SHAPES, help="[default: bert-base; quick minilm]")
     arguments = parser.parse_args()
     quick = arguments.quick
     arguments.systems = arguments.systems or (QUICK if quick else DEFAULT)
+    arguments.shape = arguments.shape or ("minilm" if quick else "bert-base")
     arguments.rounds = arguments.rounds or (1 if quick else 3)
     arguments.seconds = arguments.seconds or (3.0 if quick else 15.0)
     return arguments
@@ -143,16 +144,17 @@ def _agreement(server: Running, shape: str) -> float:
 
 def _fill(
     report: Report,
+    shape: str,
     names: Sequence[str],
     visits: dict[str, list[Visit]],
     reasons: dict[str, str],
 ) -> None:
-    measured = [name for name in names if visits.get(name) and name not in reasons]
+    measured = [name for name in names if visits.get(name)]
     report.table(
         "Systems",
         ["system", "settings", "versions", "same labels", "result"],
-        [_system_row(name, visits[name], reasons) for name in names],
-        f"Same labels: of {len(models.checks(next(iter(models.SHAPES))))} texts of up to 150 tokens,"
+        [_system_row(name, visits.get(name, []), reasons) for name in names],
+        f"Same labels: of {len(models.checks(shape))} texts of up to 150 tokens,"
         " compared with transformers computing each alone.",
     )
     base = "torchserve" if "torchserve" in measured else (measured or [""])[0]

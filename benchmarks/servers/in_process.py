@@ -39,7 +39,10 @@ def measure(shape: str, seconds: float, settings: Mapping[str, object]) -> dict[
     words += ["--seconds", str(seconds)]
     for key, value in settings.items():
         words += ["--set", f"{key}={value}"]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    try:
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    except subprocess.TimeoutExpired as error:
+        raise UnavailableError(f"in process: not done within {error.timeout:g} s") from error
     if done.returncode:
         raise UnavailableError(f"in process: {done.stderr.strip().splitlines()[-1]}")
     found = json.loads(done.stdout.splitlines()[-1])

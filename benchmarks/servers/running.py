@@ -24,6 +24,7 @@ from flambeau.bench.connection import Answer, Target, target_of
 from flambeau.bench.load import Load, probe, run_load
 from flambeau.bench.outcome import Outcome
 from flambeau.bench.processes import cpu_seconds, tree
+from flambeau.errors import ConfigError
 from flambeau.testing.echo import free_ports
 
 START_SECONDS = 240.0
@@ -31,6 +32,8 @@ STOP_SECONDS = 20.0
 _POLL_SECONDS = 0.02
 _PORTS = 5
 _ERROR_STATUS = 400
+_GONE = (OSError, httptools.HttpParserError, httpx.HTTPError, ConfigError)
+"""What a server that died under load looks like to the client and to the measuring of its CPU."""
 
 
 class Running(NamedTuple):
@@ -104,6 +107,8 @@ def running(system: System, shape: str) -> Iterator[Running]:
             wall = time.perf_counter() - begin
             used = cpu_seconds(process.pid)
             yield Running(system, place.ports, process.pid, wall, used)
+        except _GONE as error:
+            raise UnavailableError(f"stopped answering ({error}): {_reason(console)}") from error
         finally:
             _end(process)
     finally:
