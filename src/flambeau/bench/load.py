@@ -13,7 +13,7 @@ import sys
 import time
 from array import array
 from collections import Counter, deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 
 import httptools
@@ -109,7 +109,7 @@ class LoadRun:
         )
         return self._outcome(Whole(whole, self._ended, client_cpu, used))
 
-    def _add(self, group: asyncio.TaskGroup, client: "asyncio._CoroutineLike[None]") -> None:
+    def _add(self, group: asyncio.TaskGroup, client: Coroutine[object, None, None]) -> None:
         task = group.create_task(client)
         self._clients.add(task)
         task.add_done_callback(self._clients.discard)
