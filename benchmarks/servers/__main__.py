@@ -1,6 +1,6 @@
 """Flambeau against its peers: requests per CPU second, throughput and latency, same model and texts.
 
-    python -m benchmarks.servers [--quick] [--systems flambeau,torchserve,…] [--rounds N]
+    python -m benchmarks.servers [--quick] [--systems flambeau,torchserve,…] [--rounds N] [--cores 0]
 
 In each round every system is started, asked for labels that are known, put under load by 1, 8 and
 32 clients (closed loop) and ended; the order turns from round to round. Figures are medians over
@@ -82,6 +82,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="[default: 3; with --quick 1]")
     parser.add_argument("--seconds", type=float, help="of each load [default: 15; quick 3]")
     parser.add_argument("--shape", choices=models.SHAPES, help="[default: bert-base; quick minilm]")
+    parser.add_argument("--cores", default="", help="servers run on these, as for taskset [all]")
     arguments = parser.parse_args()
     quick = arguments.quick
     arguments.systems = arguments.systems or (QUICK if quick else DEFAULT)
@@ -97,12 +98,13 @@ def _text(arguments: argparse.Namespace) -> str:
         f" {', '.join(map(str, CLIENTS))} clients, {arguments.seconds:g} s each after a warm-up,"
         f" medians of {arguments.rounds} round(s), systems in turn. CPU seconds are those of the"
         " server's whole process tree; the client runs on the same machine and is not in them."
+        f" Servers run on {'cores ' + arguments.cores if arguments.cores else 'all cores'}."
         " `python -m benchmarks.servers`."
     )
 
 
 def _visit(name: str, arguments: argparse.Namespace) -> Visit:
-    with running(SYSTEMS[name], arguments.shape) as server:
+    with running(SYSTEMS[name], arguments.shape, arguments.cores) as server:
         agreement = _agreement(server, arguments.shape)
         requests = server.requests(models.texts(TEXTS))
         outcomes = {}
@@ -116,7 +118,7 @@ def _visit(name: str, arguments: argparse.Namespace) -> Visit:
         texts = models.texts(TEXTS, LATENCY_MIX)
         load = Load(clients=1, duration=arguments.seconds, warm_up=0.5)
         fixed = server.load(load, server.requests(texts))
-    alone = measure(arguments.shape, arguments.seconds, SYSTEMS[name].handler)
+    alone = measure(arguments.shape, arguments.seconds, SYSTEMS[name].handler, arguments.cores)
     return Visit(agreement, outcomes, fixed, alone)
 
 

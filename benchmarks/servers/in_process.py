@@ -18,6 +18,7 @@ from typing import NamedTuple
 from benchmarks import models
 from benchmarks.report import ROOT
 from benchmarks.servers.environments import UnavailableError
+from benchmarks.servers.running import pinned
 
 SIZES = (1, 8, 32)
 LATENCY_MIX = "fixed:24"
@@ -33,12 +34,15 @@ class Alone(NamedTuple):
     p50_ms: float
 
 
-def measure(shape: str, seconds: float, settings: Mapping[str, object]) -> dict[str, Alone]:
+def measure(
+    shape: str, seconds: float, settings: Mapping[str, object], cores: str
+) -> dict[str, Alone]:
     """Run this module in a process of its own. Raises `UnavailableError` where it fails."""
     words = [sys.executable, "-m", "benchmarks.servers.in_process", "--shape", shape]
     words += ["--seconds", str(seconds)]
     for key, value in settings.items():
         words += ["--set", f"{key}={value}"]
+    words = pinned(cores, words)
     try:
         done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=600)
     except subprocess.TimeoutExpired as error:

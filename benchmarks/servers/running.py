@@ -88,9 +88,10 @@ def end_on_signals() -> None:
 
 
 @contextlib.contextmanager
-def running(system: System, shape: str) -> Iterator[Running]:
+def running(system: System, shape: str, cores: str = "") -> Iterator[Running]:
     """Start a server and wait for its first answer; its whole process tree is ended at the end.
 
+    `cores` ("0", "0-3") are those that it may run on, as taskset takes them; "" are all.
     Raises `UnavailableError` with the reason where it does not install, start or answer.
     """
     python = python_of(system.environment)
@@ -99,7 +100,7 @@ def running(system: System, shape: str) -> Iterator[Running]:
     console = folder / "console.log"
     try:
         system.prepare(place)
-        command = system.command(place)
+        command = pinned(cores, system.command(place))
         begin = time.perf_counter()
         process = _start(command, system, place, console)
         try:
@@ -113,6 +114,11 @@ def running(system: System, shape: str) -> Iterator[Running]:
             _end(process)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def pinned(cores: str, command: list[str]) -> list[str]:
+    """The command, kept to these cores."""
+    return ["taskset", "--cpu-list", cores, *command] if cores else command
 
 
 def _start(
