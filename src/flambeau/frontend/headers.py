@@ -1,16 +1,18 @@
 """The headers that every response carries (contract.md sections 3.1 and 5.6)."""
 
+from collections.abc import Iterable
+
 from flambeau.config import ServerConfig
 
-_FIXED = [
-    (b"pragma", b"no-cache"),
-    (b"cache-control", b"no-cache; no-store, must-revalidate, private"),
-    (b"expires", b"Thu, 01 Jan 1970 00:00:00 UTC"),
-]
+_CACHE = (
+    b"pragma: no-cache\r\n"
+    b"cache-control: no-cache; no-store, must-revalidate, private\r\n"
+    b"expires: Thu, 01 Jan 1970 00:00:00 UTC\r\n"
+)
 
 
 class CommonHeaders:
-    """Request id, cache headers, and cross-origin headers as configured."""
+    """Cache headers, and cross-origin headers as configured; made once, as bytes."""
 
     def __init__(self, config: ServerConfig) -> None:
         named = {
@@ -18,16 +20,15 @@ class CommonHeaders:
             b"access-control-allow-methods": config.cors_allowed_methods,
             b"access-control-allow-headers": config.cors_allowed_headers,
         }
-        self._cors = [
-            (key, " ".join(value.split()).encode("latin-1", "replace"))
+        self._cors = {
+            key: b"%b: %b\r\n" % (key, " ".join(value.split()).encode("latin-1", "replace"))
             for key, value in named.items()
             if value
-        ]
+        }
 
-    def add_to(self, headers: list[tuple[bytes, bytes]], request_id: str) -> None:
-        """Add them; a cross-origin header that a handler set itself is let be."""
-        if self._cors:
-            present = {key for key, _ in headers}
-            headers += [pair for pair in self._cors if pair[0] not in present]
-        headers.append((b"x-request-id", request_id.encode()))
-        headers += _FIXED
+    def beside(self, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+        """Their lines; a cross-origin header that a handler set itself is let be."""
+        if not self._cors:
+            return _CACHE
+        present = {name for name, _ in headers}
+        return _CACHE + b"".join(line for key, line in self._cors.items() if key not in present)

@@ -8,25 +8,30 @@ goes to the log only.
 import asyncio
 import logging
 import time
-import uuid
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from flambeau.errors import ErrorKind, FlambeauError
+from flambeau.frontend.exchange import Exchange
 from flambeau.frontend.gate import Gate
 from flambeau.frontend.headers import CommonHeaders
-from flambeau.protocols.http import Endpoint, HttpProtocol, PublicEndpoint, check_path, respond
+from flambeau.protocols.http import (
+    EXCHANGE,
+    Endpoint,
+    HttpProtocol,
+    PublicEndpoint,
+    check_path,
+    respond,
+)
 from flambeau.protocols.status import error_response
 from flambeau.serving.tokens import TokenScope
+from flambeau.telemetry.logging import write_line
 from flambeau.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 access_log = logging.getLogger("ACCESS_LOG")
-
-CONNECTION = "flambeau.connection"
-"""Name of the scope's extension that gives, for a status, the response's `Connection` header."""
 
 
 class Mount(NamedTuple):
@@ -62,22 +67,17 @@ class Listener:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        if scope["type"] != "http":
-            if scope["type"] == "websocket":
-                await send({"type": "websocket.close", "code": 1000})
-            return
-        exchange = _Exchange(scope, send, self._answering)
-        scope["state"] = {"request_id": exchange.request_id}
+        exchange: Exchange = scope["extensions"][EXCHANGE]
         try:
-            await self._answer(scope, receive, exchange.send)
+            await self._answer(scope, receive, send)
         except FlambeauError as error:
-            await exchange.fail(error)
+            await self._fail(exchange, error)
         except asyncio.CancelledError:
             raise
         except Exception:
             logger.exception("Request %s failed unexpectedly", exchange.request_id)
             text = f"Internal error. The log has the details under {exchange.request_id}."
-            await exchange.fail(FlambeauError(ErrorKind.INTERNAL, text))
+            await self._fail(exchange, FlambeauError(ErrorKind.INTERNAL, text))
         self._record(scope, exchange)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -115,59 +115,12 @@ class Listener:
             frozenset(scope for mount in self._mounts for scope in mount.scopes),
         )
 
-    def _record(self, scope: Scope, exchange: "_Exchange") -> None:
-        self._answering.metrics.response(exchange.status)
-        if access_log.isEnabledFor(logging.INFO):
-            host, port = scope.get("client") or ("unix", 0)
-            query = scope["query_string"]
-            uri = scope["raw_path"].decode("latin-1") + ("?" + query.decode("latin-1")) * bool(
-                query
-            )
-            access_log.info(
-                '/%s:%s "%s %s HTTP/%s" %d %d',
-                host,
-                port,
-                scope["method"],
-                _printable(uri),
-                scope["http_version"],
-                exchange.status,
-                (time.monotonic() - exchange.started) * 1000,
-            )
-
-
-class _Exchange:
-    """One request and its response, so that every way out adds the same headers."""
-
-    __slots__ = ("_answering", "_close", "_scope", "_send", "request_id", "started", "status")
-
-    def __init__(self, scope: Scope, send: Send, answering: Answering) -> None:
-        self._scope = scope
-        self._send = send
-        self._answering = answering
-        self._close = False
-        self.request_id = str(uuid.uuid4())
-        self.started = time.monotonic()
-        self.status = 0
-
-    async def send(self, message: Message) -> None:
-        """Pass a response message on; the first one gets the common headers."""
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-            headers = message["headers"]
-            self._answering.headers.add_to(headers, self.request_id)
-            connection: bytes = self._scope["extensions"][CONNECTION](self.status)
-            if self._close:
-                headers.append((b"connection", b"close"))
-            elif connection:
-                headers.append((b"connection", connection))
-        await self._send(message)
-
-    async def fail(self, error: FlambeauError) -> None:
+    async def _fail(self, exchange: Exchange, error: FlambeauError) -> None:
         """Answer with an error, unless the answer has begun already."""
-        if self.status:
+        if exchange.status:
             return
         if error.kind is ErrorKind.CANCELLED:
-            self.status = 499  # nobody is there to read it
+            exchange.status = 499  # nobody is there to read it
             return
         status, body = error_response(error, torchserve=self._answering.torchserve_statuses)
         headers: dict[str, str] = {}
@@ -175,10 +128,29 @@ class _Exchange:
             headers["www-authenticate"] = "Bearer"
         if error.retry_after is not None:
             headers["retry-after"] = str(max(1, round(error.retry_after)))
-        self._close = error.kind is ErrorKind.REQUEST_TIMEOUT  # nothing can follow half a body
-        await respond(self.send, status, body, "application/json", headers)
+        if error.kind is ErrorKind.REQUEST_TIMEOUT:
+            exchange.ends_connection = True  # nothing can follow half a body
+        await respond(exchange.send, status, body, "application/json", headers)
+
+    def _record(self, scope: Scope, exchange: Exchange) -> None:
+        """Count the response, and write its line of the access log as TorchServe does."""
+        self._answering.metrics.response(exchange.status)
+        if not access_log.isEnabledFor(logging.INFO):
+            return
+        host, port = scope.get("client") or ("unix", 0)
+        uri = scope["raw_path"].decode("latin-1")
+        if scope["query_string"]:
+            uri += "?" + scope["query_string"].decode("latin-1")
+        milliseconds = int((time.monotonic() - exchange.started) * 1000)
+        write_line(
+            access_log,
+            f'/{host}:{port} "{scope["method"]} {_printable(uri)} HTTP/{scope["http_version"]}"'
+            f" {exchange.status} {milliseconds}",
+        )
 
 
 def _printable(text: str) -> str:
     """A log line stays one line."""
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)

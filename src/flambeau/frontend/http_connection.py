@@ -1,39 +1,38 @@
-"""One HTTP connection: uvicorn's, with limits on the head of a request and errors in JSON.
+"""One HTTP connection: requests parsed within limits, and run one after the other.
 
-uvicorn puts no bound on a request line and headers, nor on the time they take; a client could fill
-the memory with them, or hold connections open for ever. A stop waits for answers, not for clients:
-a connection whose request is not complete is closed at once. How long a body may stall is the
-business of whoever reads it (`flambeau.protocols.http.read_body`).
+uvicorn's server, with a protocol of our own: uvicorn's puts no bound on a request line and headers,
+nor on the time they take, and costs several times as much a request. A stop waits for answers, not
+for clients: a connection whose request is not complete is closed at once. How long a body may stall
+is the business of whoever reads it (`flambeau.protocols.http.read_body`).
 
-What TorchServe passes and uvicorn does not: made-up methods, header names as the client spelled
-them (`HEADER_NAMES` in the scope), reason phrases and statuses up to 999 of a handler's choice, and
-bodies of requests that offer an upgrade, as Java's client does with HTTP/2: nothing is upgraded here.
+What TorchServe passes is passed: made-up methods, header names as the client spelled them
+(`HEADER_NAMES` in the scope), and bodies of requests that offer an upgrade, as Java's client does
+with HTTP/2: nothing is upgraded here.
 """
 
 import asyncio
 import re
-import uuid
-from functools import partial
+import urllib.parse
+from collections import deque
 from typing import TYPE_CHECKING, cast
 
 import httptools
+import uvicorn
 from typing_extensions import override
-from uvicorn.protocols.http.httptools_impl import (
-    STATUS_LINE,
-    HttpToolsProtocol,
-    RequestResponseCycle,
-)
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
+from uvicorn.server import ServerState
 
 from flambeau.errors import ErrorKind
-from flambeau.frontend.http import CONNECTION, Listener
-from flambeau.protocols.http import HEADER_NAMES, REASON
+from flambeau.frontend.exchange import Exchange, new_request_id
+from flambeau.protocols.http import EXCHANGE, HEADER_NAMES
 from flambeau.protocols.status import http_error, json_body
 
 if TYPE_CHECKING:
-    from uvicorn._types import ASGI3Application, ASGISendEvent
+    from starlette.types import Scope
 
-for _status in range(600, 1000):
-    STATUS_LINE.setdefault(_status, b"HTTP/1.1 %d \r\n" % _status)
+    from flambeau.frontend.http import Listener
 
 _PARSED_METHODS = frozenset(
     {b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"PATCH", b"OPTIONS", b"CONNECT"}
@@ -52,84 +51,88 @@ HEAD_SECONDS = 10.0
 The rest of a body that nobody reads, since its request is answered, has as long.
 """
 
-
 GOODBYE_SECONDS = 1.0
 """How long a stop waits for TLS clients that have their answers to agree to the end."""
 
-
-class _Cycle(RequestResponseCycle):
-    """One request and its response, whose start may carry a reason phrase of the handler's.
-
-    A stream to an HTTP/1.0 client has no chunks, which it would not understand: the connection's
-    end is the stream's.
-    """
-
-    _until_close = False
-
-    @override
-    async def send(self, message: "ASGISendEvent") -> None:
-        if self.scope["http_version"] == "1.0":
-            self._without_chunks(cast("dict[str, object]", message))
-        reason = cast("dict[str, bytes]", message).get(REASON)
-        if not reason or self.response_started:
-            await super().send(message)
-            return
-        transport = self.transport
-        line = b"HTTP/1.1 %d %b\r\n" % (cast("dict[str, int]", message)["status"], reason)
-        self.transport = cast("asyncio.Transport", _StatusLine(transport, line))
-        try:
-            await super().send(message)
-        finally:
-            self.transport = transport
-
-    def _without_chunks(self, message: dict[str, object]) -> None:
-        """Let uvicorn expect neither chunks nor a length, where a stream has none."""
-        if self.response_started:
-            if self._until_close:
-                more = bool(message.get("more_body"))
-                self.expected_content_length = len(cast("bytes", message.get("body", b""))) + more
-            return
-        headers = cast("list[tuple[bytes, bytes]]", message.get("headers", []))
-        if all(name.lower() != b"content-length" for name, _ in headers):
-            self._until_close = True
-            self.chunked_encoding = False
+_ASGI = {"version": "3.0", "spec_version": "2.3"}
 
 
-class _StatusLine:
-    """A transport for the head of one response: its first line is replaced."""
-
-    def __init__(self, transport: asyncio.Transport, line: bytes) -> None:
-        self._transport = transport
-        self._line = line
-
-    def write(self, data: bytes) -> None:
-        self._transport.write(self._line + data.partition(b"\r\n")[2])
-
-
-class HttpConnection(HttpToolsProtocol):
+class HttpConnection(asyncio.Protocol):
     """Parses requests and runs the application for each; made by `HttpServer`."""
 
-    _names: list[bytes]
-    _method = b""  # the request's own, where the parser was given another
-    _head_bytes = 0
-    _unfinished_bytes = 0
-    _in_head = True
-    _resuming = False  # whether a new parser is told of a head that was read already
-    _begun = False  # whether a request's first byte has come, and not yet its last
-    _late_from: float | None = None  # since when the client has owed us something
-    _timer: asyncio.TimerHandle | None = None
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        server_state: ServerState,
+        app_state: dict[str, object],  # noqa: ARG002  # uvicorn's
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self.loop = _loop or asyncio.get_running_loop()
+        self.transport = cast("asyncio.Transport", None)
+        self.flow = cast("FlowControl", None)
+        self.parser = cast("httptools.HttpRequestParser", None)
+        self.exchange: Exchange | None = None
+        """The request that was parsed last."""
+        self._running: Exchange | None = None  # the one that is being answered, or was last
+        self.pipeline: deque[Exchange] = deque()
+        self._listener = cast("Listener", config.app)
+        self._keep_alive_seconds = config.timeout_keep_alive
+        self._server = server_state
+        self._new_parser()
+        self._url = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._names: list[bytes] = []
+        self._expects_continue = False
+        self._method = b""  # the request's own, where the parser was given another
+        self._connecting = False  # a CONNECT request: what follows is not HTTP
+        self._head_bytes = 0
+        self._unfinished_bytes = 0
+        self._in_head = True
+        self._resuming = False  # whether a new parser is told of a head that was read already
+        self._begun = False  # whether a request's first byte has come, and not yet its last
+        self._late_from: float | None = None  # since when the client has owed us something
+        self._timer: asyncio.TimerHandle | None = None
+        self._idle_from: float | None = None  # since when nothing has been asked for
+        self._idle_timer: asyncio.TimerHandle | None = None
 
     @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(cast("asyncio.Transport", transport))
+        self.transport = cast("asyncio.Transport", transport)
+        self.flow = FlowControl(self.transport)
+        self._server.connections.add(self)  # type: ignore[arg-type]  # uvicorn names its own classes
+        scheme = "https" if is_ssl(self.transport) else "http"
+        self._ends = {
+            "type": "http",
+            "asgi": _ASGI,
+            "server": get_local_addr(self.transport),
+            "client": get_remote_addr(self.transport),
+            "scheme": scheme,
+            "root_path": "",
+        }
         self._late_from = self.loop.time()
         self._watch(HEAD_SECONDS)
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        super().connection_lost(exc)
+        for timer in (self._timer, self._idle_timer):
+            if timer is not None:
+                timer.cancel()
+        self._server.connections.discard(self)
+        self.flow.resume_writing()
+        if exc is None:
+            self.transport.close()
+        if self._running is not None:
+            self._running.leave()
+        self.pipeline.clear()
+        self.parser = cast("httptools.HttpRequestParser", None)  # it knows us: no cycle
+
+    @override
+    def pause_writing(self) -> None:
+        self.flow.pause_writing()
+
+    @override
+    def resume_writing(self) -> None:
+        self.flow.resume_writing()
 
     @override
     def data_received(self, data: bytes) -> None:
@@ -137,11 +140,11 @@ class HttpConnection(HttpToolsProtocol):
             if not self._begun:
                 data = self._with_known_method(data)
             self._unfinished_bytes += len(data)
-        self._unset_keepalive_if_required()
+        self._idle_from = None
         try:
             self._parse(data)
         except httptools.HttpParserError:
-            self.send_400_response("Invalid HTTP request received.")
+            self._refuse(431 if self._head_bytes > MAX_HEAD_BYTES else 400)
         if self._in_head and self._unfinished_bytes > MAX_HEAD_BYTES:
             self._refuse(431)
         if self.transport.is_closing() or not self._owes():
@@ -158,17 +161,21 @@ class HttpConnection(HttpToolsProtocol):
             try:
                 self.parser.feed_data(data)
             except httptools.HttpParserUpgrade as upgrade:
-                if self.scope["method"] == "CONNECT":
+                if self._connecting:
                     return  # not HTTP either way
                 data = data[upgrade.args[0] :]
                 self._read_on()
             else:
                 return
 
+    def _new_parser(self) -> None:
+        self.parser = httptools.HttpRequestParser(self)
+        # What follows a request with `Connection: close` is no error.
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+
     def _read_on(self) -> None:
         """Put a new parser where the head of the current request ends."""
-        self.parser = httptools.HttpRequestParser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
+        self._new_parser()
         framing = self._framing()
         if framing:
             lines = b"".join(b"%s: %s\r\n" % header for header in framing)
@@ -179,77 +186,105 @@ class HttpConnection(HttpToolsProtocol):
                 self._resuming = False
 
     def _framing(self) -> list[tuple[bytes, bytes]]:
-        return [header for header in self.headers if header[0] in _FRAMING]
+        return [header for header in self._headers if header[0] in _FRAMING]
 
-    @override
+    # what uvicorn's server calls
+
     def shutdown(self) -> None:
         """The server stops: an incomplete request is not waited for."""
-        if self._in_head or self.pipeline:
-            super().shutdown()  # at once where nothing is being answered
-        else:
+        last = self.exchange
+        if not self._in_head and not self.pipeline:
             self.transport.close()  # whoever reads the body is told that the client left
-        if self.scheme == "https" and self.transport.is_closing():
+        elif last is None or last.response_complete:
+            self.transport.close()
+        else:
+            last.keep_alive = False
+        if self._ends["scheme"] == "https" and self.transport.is_closing():
             # TLS waits half a minute for the client to say goodbye too, and idle ones do not.
             self.loop.call_later(GOODBYE_SECONDS, self.transport.abort)
 
-    @override
+    # what the parser calls
+
     def on_message_begin(self) -> None:
+        """A request's first byte."""
         if self._resuming:
             return
-        super().on_message_begin()
         self._late_from = None
         self._begun = True
         self._in_head = True
         self._head_bytes = 0
+        self._url = b""
+        self._headers = []
         self._names = []
-        self.scope["extensions"] = {HEADER_NAMES: self._names}  # type: ignore[dict-item]  # one of ours
+        self._expects_continue = self._connecting = False
 
-    @override
     def on_url(self, url: bytes) -> None:
+        """A part of the request's target."""
         if self._resuming:
             return
-        super().on_url(url)
+        self._url += url
         self._count(len(url))
 
-    @override
     def on_header(self, name: bytes, value: bytes) -> None:
+        """One header."""
         if self._resuming:
             return
-        super().on_header(name, value)
+        key = name.lower()
         self._names.append(name)
+        self._headers.append((key, value))
+        if key == b"expect" and value.lower() == b"100-continue":
+            self._expects_continue = True
         self._count(len(name) + len(value))
 
-    @override
     def on_headers_complete(self) -> None:
+        """Run the application for this request, after those before it."""
         if self._resuming:
             return
         self._in_head = False
         self._unfinished_bytes = 0
-        super().on_headers_complete()
-        if self._method:
-            self.scope["method"] = self._method.decode()
-            self._method = b""
-        # This is before the application's first step.
-        going_on = partial(self._connection_header, self.cycle)
-        self.scope["extensions"][CONNECTION] = going_on  # type: ignore[assignment]  # ours
+        version = self.parser.get_http_version()
+        method = (self._method or self.parser.get_method()).decode("ascii")
+        self._method = b""
+        self._connecting = method == "CONNECT"
+        url = httptools.parse_url(self._url)
+        path = url.path.decode("ascii")
+        scope: Scope = {
+            **self._ends,
+            "http_version": version,
+            "method": method,
+            "path": urllib.parse.unquote(path) if "%" in path else path,
+            "raw_path": url.path,
+            "query_string": url.query or b"",
+            "headers": self._headers,
+            "extensions": {HEADER_NAMES: self._names},
+        }
+        before = self.exchange
+        self.exchange = scope["extensions"][EXCHANGE] = Exchange(
+            self,
+            scope,
+            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
+            expects_continue=self._expects_continue,
+        )
+        if before is None or before.response_complete:
+            self._start(self.exchange)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.append(self.exchange)
 
-    @override
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: "ASGI3Application") -> None:
-        cycle.__class__ = _Cycle  # uvicorn names its class where it makes the object
-        super()._start_asgi_task(cycle, app)
+    def on_body(self, body: bytes) -> None:
+        """A part of a request's body."""
+        assert self.exchange is not None
+        if not self.exchange.response_complete:
+            self.exchange.add_body(body)
 
-    @override
     def on_message_complete(self) -> None:
-        if self.parser.should_upgrade() and self.scope["method"] != "CONNECT" and self._framing():
+        """A request's last byte."""
+        if self.parser.should_upgrade() and not self._connecting and self._framing():
             return  # its body is still to come: `_read_on`
-        super().on_message_complete()
+        assert self.exchange is not None
+        self.exchange.end_body()
         self._in_head = True
         self._begun = False
-
-    @override
-    def send_400_response(self, msg: str) -> None:
-        """Called for whatever the parser or a callback above refuses."""
-        self._refuse(431 if self._head_bytes > MAX_HEAD_BYTES else 400)
 
     def _with_known_method(self, data: bytes) -> bytes:
         """The begin of a request with a method that the parser knows; the real one is kept.
@@ -262,34 +297,60 @@ class HttpConnection(HttpToolsProtocol):
         self._method = match.group(1)
         return b"POST" + data[match.end(1) :]
 
-    def _connection_header(self, cycle: RequestResponseCycle, status: int) -> bytes:
-        """Whether the connection goes on as the client asked; after an error it ends.
+    def _count(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > MAX_HEAD_BYTES:
+            raise ValueError("too large")  # the parser stops, and the request is refused
 
-        An error does not end it before the request is read, though, nor while the client waits for
-        answers to later requests: closing under a client that sends resets the connection, and loses
-        the answer. Empty where uvicorn adds the header itself.
-        """
-        if not cycle.keep_alive:
-            return b""
-        ends = status >= 400 and not cycle.more_body and not self.pipeline
-        return b"close" if ends else b"keep-alive"
+    # one request after the other
+
+    def _start(self, exchange: Exchange) -> None:
+        self._running = exchange
+        task = self.loop.create_task(self._run(exchange))
+        self._server.tasks.add(task)
+
+    async def _run(self, exchange: Exchange) -> None:
+        try:
+            await self._listener(exchange.scope, exchange.receive, exchange.send)
+        finally:
+            self._server.tasks.discard(cast("asyncio.Task[None]", asyncio.current_task(self.loop)))
+            if not exchange.response_complete:  # an unfinished body tells the client
+                self.transport.close()
+
+    def answered(self) -> None:
+        """A response is complete: go on with the next request, or wait for one."""
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start(self.pipeline.popleft())
+            return
+        self._idle_from = self.loop.time()
+        if self._idle_timer is None:
+            self._idle_timer = self.loop.call_later(self._keep_alive_seconds, self._check_idle)
+
+    def common_headers(self, headers: list[tuple[bytes, bytes]]) -> bytes:
+        """The lines that every response has, beside those of its own."""
+        date = b"".join(b"%b: %b\r\n" % pair for pair in self._server.default_headers)
+        return date + self._listener.headers.beside(headers)
+
+    # the clock
 
     def _owes(self) -> bool:
         """Whether the client has begun a head, or has not finished a body that nobody reads."""
         if self._in_head:
             return self._begun or self._unfinished_bytes > 0
-        return bool(self.cycle.response_complete)
+        return self.exchange is not None and self.exchange.response_complete
 
     def _watch(self, seconds: float) -> None:
         self._timer = self.loop.call_later(seconds, self._check_late)
 
     def _check_late(self) -> None:
-        """The connection's only timer; it runs while something is owed, and looks at the clock."""
+        """Runs while something is owed, and looks at the clock."""
         self._timer = None
         if self._late_from is None or self.transport.is_closing():
             return
-        cycle = cast("RequestResponseCycle | None", self.cycle)  # None before the first request
-        answering = cycle is not None and not cycle.response_complete
+        answering = self.exchange is not None and not self.exchange.response_complete
         if answering or self.flow.read_paused:
             self._late_from = self.loop.time()  # we keep the client waiting, not it us
         left = self._late_from + HEAD_SECONDS - self.loop.time()
@@ -300,12 +361,19 @@ class HttpConnection(HttpToolsProtocol):
         else:
             self.transport.close()
 
-    def _count(self, size: int) -> None:
-        self._head_bytes += size
-        if self._head_bytes > MAX_HEAD_BYTES:
-            raise ValueError("too large")  # the parser stops, and `send_400_response` answers
+    def _check_idle(self) -> None:
+        """One timer for many requests: it looks how long the connection has really been idle."""
+        self._idle_timer = None
+        if self._idle_from is None:
+            return
+        left = self._idle_from + self._keep_alive_seconds - self.loop.time()
+        if left > 0:
+            self._idle_timer = self.loop.call_later(left, self._check_idle)
+        else:
+            self.transport.close()
 
     def _refuse(self, status: int) -> None:
+        """Answer what is no request, and end the connection."""
         if self.transport.is_closing():
             return
         kind, message = ErrorKind.INVALID_INPUT, "Invalid HTTP message."
@@ -315,12 +383,10 @@ class HttpConnection(HttpToolsProtocol):
             kind = ErrorKind.REQUEST_TIMEOUT
             message = f"The request's headers were not complete after {HEAD_SECONDS:g} s."
         body = json_body({"code": status, "type": http_error(kind).type, "message": message})
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", str(len(body)).encode()),
-        ]
-        cast("Listener", self.config.app).headers.add_to(headers, str(uuid.uuid4()))
-        headers.append((b"connection", b"close"))
-        head = b"".join(b"%s: %s\r\n" % pair for pair in headers)
-        self.transport.write(STATUS_LINE[status] + head + b"\r\n" + body)
+        head = (
+            f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
+            f"x-request-id: {new_request_id()}\r\nconnection: close\r\n\r\n"
+        )
+        common = self._listener.headers.beside(())
+        self.transport.write(STATUS_LINE[status] + common + head.encode() + body)
         self.transport.close()

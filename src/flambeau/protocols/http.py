@@ -22,6 +22,9 @@ Endpoint = Callable[[Scope, Receive, Send], Awaitable[None]]
 HEADER_NAMES = "flambeau.header_names"
 """Key of `scope["extensions"]`: names of `scope["headers"]` as the client spelled them."""
 
+EXCHANGE = "flambeau.exchange"
+"""Key of `scope["extensions"]`: the `Exchange`, where the front end offers more than ASGI does."""
+
 REASON = "flambeau.reason"
 """Key of an `http.response.start` message: the reason phrase to send instead of the standard one."""
 
@@ -47,6 +50,18 @@ _FRAMING = frozenset(
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONTROLS = re.compile(rb"[\x00-\x1f\x7f]")
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2}).{0,2}", re.DOTALL)
+
+
+class Exchange(Protocol):
+    """What the front end knows of one request beyond ASGI."""
+
+    request_id: str
+
+    def take_body(self) -> bytes | None:
+        """The body, if it is here as a whole and nobody has read any of it; else None."""
+
+    def on_left(self, call: Callable[[], None]) -> None:
+        """Call back where the client leaves before its answer is complete."""
 
 
 class PublicEndpoint:
@@ -86,6 +101,12 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     announced = header(scope, b"content-length")
     if announced.isdigit() and int(announced) > limit:
         raise _too_large(limit)
+    exchange: Exchange = scope["extensions"][EXCHANGE]
+    whole = exchange.take_body()
+    if whole is not None:
+        if len(whole) > limit:
+            raise _too_large(limit)
+        return whole
     parts: list[bytes] = []
     size = 0
     stall = _Stall()
@@ -153,7 +174,7 @@ def header(scope: Scope, name: bytes) -> str:
 
 def check_path(raw: bytes) -> None:
     """Raise `FlambeauError` (INVALID_PATH) for a path with a percent escape that is none."""
-    bad = _BAD_ESCAPE.search(raw)
+    bad = _BAD_ESCAPE.search(raw) if b"%" in raw else None
     if bad is not None:
         shown, place = bad.group()[1:].decode("latin-1"), bad.start() + 1
         text = f"invalid hex byte '{shown}' at index {place} of '{raw.decode('latin-1')}'"
@@ -219,6 +240,8 @@ async def respond_json(send: Send, document: object, status: int = 200) -> None:
 
 def _header_bytes(text: str) -> bytes:
     """Header bytes without line breaks: a handler's value must not forge another header."""
+    if text.isprintable():
+        return text.encode("latin-1", "replace")
     return _CONTROLS.sub(b" ", text.encode("latin-1", "replace"))
 
 

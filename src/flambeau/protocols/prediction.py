@@ -5,7 +5,6 @@ are fields of the row; the rest is the same for all, and is here. It is a bare A
 most of what the server does.
 """
 
-import asyncio
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -14,12 +13,14 @@ from starlette.types import Receive, Scope, Send
 from flambeau.errors import FlambeauError, PredictionError
 from flambeau.protocols.forms import split_body
 from flambeau.protocols.http import (
+    EXCHANGE,
+    HEADER_NAMES,
     Endpoint,
+    Exchange,
     header,
     read_body,
     respond,
     respond_json,
-    spelled_headers,
     start_message,
 )
 from flambeau.protocols.operations import model_document
@@ -35,6 +36,9 @@ The gate of the front end takes `Authorization` away where it holds a key of the
 
 SERVER_HEADERS = frozenset({"describe", "explain", "url_path", "url_query"})
 """What handlers hear from the server only: a client's headers of these names are dropped."""
+
+
+_UNHEARD = frozenset(name.encode() for name in PRIVATE_HEADERS | SERVER_HEADERS)
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -65,7 +69,7 @@ class Predictor:
 
         async def predict(scope: Scope, receive: Receive, send: Send) -> None:
             self._inference.check_model(call.name, call.version)
-            await self.answer(call, await self.fields(call, scope, receive), scope, receive, send)
+            await self.answer(call, await self.fields(call, scope, receive), scope, send)
 
         return describe if method == "OPTIONS" else predict
 
@@ -77,19 +81,18 @@ class Predictor:
             return [Field(name, "", value) for name, value in query_parameters(scope)] + fields
         return fields
 
-    async def answer(  # a call, its body and the three of ASGI
-        self, call: Call, fields: list[Field], scope: Scope, receive: Receive, send: Send
-    ) -> None:
+    async def answer(self, call: Call, fields: list[Field], scope: Scope, send: Send) -> None:
         """Queue the request, send the answer part by part."""
         headers = _handler_headers(call, scope)
-        request_id: str = scope["state"]["request_id"]
-        entry = self._inference.submit(call.name, call.version, headers, fields, request_id)
-        watcher = asyncio.ensure_future(cancel_when_client_leaves(receive, entry))
+        exchange: Exchange = scope["extensions"][EXCHANGE]
+        entry = self._inference.submit(
+            call.name, call.version, headers, fields, exchange.request_id
+        )
+        exchange.on_left(entry.cancel)
         try:
             first = await entry.next()
             await _send_all(entry, first, send)
         finally:
-            watcher.cancel()
             entry.cancel()
 
 
@@ -104,19 +107,13 @@ def query_parameters(scope: Scope) -> list[tuple[str, bytes]]:
     ]
 
 
-async def cancel_when_client_leaves(receive: Receive, entry: Entry) -> None:
-    """Withdraw an entry as soon as nobody waits for its answer."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    entry.cancel()
-
-
 def _handler_headers(call: Call, scope: Scope) -> dict[str, str]:
     """What the handler sees: the client's headers as spelled, and the server's own (section 5.2)."""
+    spelled: list[bytes] = scope["extensions"][HEADER_NAMES]
     headers = {
-        name: value
-        for name, value in spelled_headers(scope)
-        if name.lower() not in PRIVATE_HEADERS and name.lower() not in SERVER_HEADERS
+        name.decode("latin-1"): value.decode("latin-1")
+        for name, (key, value) in zip(spelled, scope["headers"], strict=True)
+        if key not in _UNHEARD
     }
     headers |= call.told
     if scope["query_string"] and not call.query_fields:

@@ -53,7 +53,7 @@ class SageMaker:
         if not named:
             raise FlambeauError(ErrorKind.INVALID_INPUT, "Parameter model_name is required.")
         call = Call(named.decode("utf-8", "replace"), query_fields=True)
-        await self._predictor.answer(call, fields, scope, receive, send)
+        await self._predictor.answer(call, fields, scope, send)
 
     def _only_startup_model(self) -> str:
         names = self._inference.startup_names()

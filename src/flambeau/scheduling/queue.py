@@ -109,7 +109,8 @@ class Entry:
 
     def cancel(self) -> None:
         """The client left: nobody reads the reply any more."""
-        self.fail(FlambeauError(ErrorKind.CANCELLED, "the client closed the connection"))
+        if not self.settled:
+            self.fail(FlambeauError(ErrorKind.CANCELLED, "the client closed the connection"))
 
     async def next(self) -> Chunk:
         """Wait for the next part of the answer. Raises the entry's error."""

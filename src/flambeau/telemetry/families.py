@@ -1,14 +1,16 @@
 """Metric families and their series, in Prometheus' text format as TorchServe writes it.
 
-`prometheus_client` keeps the numbers. It cannot write a counter under its own name (it appends
-`_total`), and it sorts labels; TorchServe does neither, so the text is made here.
+`prometheus_client` cannot write a counter under its own name (it appends `_total`), sorts labels,
+and takes a lock for each of the ten values that a request brings; so numbers and text are made
+here. Only the event loop's thread updates and renders.
 """
 
+import math
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 
-from prometheus_client import Gauge, Histogram
-from prometheus_client.samples import Sample
+from prometheus_client import Histogram
 from prometheus_client.utils import floatToGoString
 
 from flambeau.types import MetricSpec
@@ -37,14 +39,9 @@ class Family:
         _check_names(spec)
         self.spec = spec
         self._help = help_text or f"Torchserve prometheus {spec.kind} metric with unit: {spec.unit}"
-        self._store: Gauge | Histogram
-        if spec.kind == "histogram":
-            self._store = Histogram(
-                spec.name, self._help, spec.dimensions, registry=None, buckets=tuple(buckets)
-            )
-        else:
-            self._store = Gauge(spec.name, self._help, spec.dimensions, registry=None)
-        self._series: dict[Labels, Callable[[float], None]] = {}
+        self._bounds = tuple(sorted({*buckets, math.inf}))
+        self._series: dict[Labels, _Number | _Distribution] = {}
+        self._take: dict[Labels, Callable[[float], None]] = {}
 
     def __len__(self) -> int:
         return len(self._series)
@@ -54,15 +51,15 @@ class Family:
 
     def update(self, labels: Labels, value: float) -> None:
         """Take a value for one series, which begins with its first."""
-        take = self._series.get(labels)
+        take = self._take.get(labels)
         if take is None:
-            take = self._series[labels] = self._begin(labels)
+            take = self._take[labels] = self._begin(labels)
         take(value)
 
     def remove(self, labels: Labels) -> None:
         """End one series, if it exists."""
-        if self._series.pop(labels, None) is not None:
-            self._store.remove(*labels)
+        self._series.pop(labels, None)
+        self._take.pop(labels, None)
 
     def remove_where(self, ended: Callable[[Labels], bool]) -> None:
         """End every series whose labels' values meet a condition."""
@@ -72,10 +69,10 @@ class Family:
     def render(self, names: frozenset[str]) -> Iterator[str]:
         """Lines of text; `names` are the samples' names that are wanted, all if it is empty."""
         samples = [
-            _line(sample)
-            for metric in self._store.collect()
-            for sample in metric.samples
-            if not sample.name.endswith("_created") and (not names or sample.name in names)
+            f"{name}{{{text}}} {_go_float(value)}"
+            for labels, series in self._series.items()
+            for name, text, value in series.samples(self.spec.name, self._labels(labels))
+            if not names or name in names
         ]
         if samples or not names:
             yield f"# HELP {self.spec.name} {self._help.translate(_HELP_ESCAPES)}"
@@ -83,10 +80,56 @@ class Family:
             yield from samples
 
     def _begin(self, labels: Labels) -> Callable[[float], None]:
-        series = self._store.labels(*labels)
-        if isinstance(series, Histogram):
-            return series.observe
-        return series.inc if self.spec.kind == "counter" else series.set
+        if self.spec.kind == "histogram":
+            distribution = self._series[labels] = _Distribution(self._bounds)
+            return distribution.observe
+        number = self._series[labels] = _Number()
+        return number.add if self.spec.kind == "counter" else number.put
+
+    def _labels(self, labels: Labels) -> str:
+        pairs = zip(self.spec.dimensions, labels, strict=True)
+        return "".join(f'{name}="{text.translate(_ESCAPES)}",' for name, text in pairs)
+
+
+class _Number:
+    """The series of a counter or a gauge."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self) -> None:
+        self._value = 0.0
+
+    def add(self, value: float) -> None:
+        self._value += value
+
+    def put(self, value: float) -> None:
+        self._value = value
+
+    def samples(self, name: str, labels: str) -> Iterator[tuple[str, str, float]]:
+        yield name, labels, self._value
+
+
+class _Distribution:
+    """The series of a histogram."""
+
+    __slots__ = ("_bounds", "_counts", "_sum")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * len(bounds)
+        self._sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self._counts[-1 if math.isnan(value) else bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
+    def samples(self, name: str, labels: str) -> Iterator[tuple[str, str, float]]:
+        total = 0
+        for bound, count in zip(self._bounds, self._counts, strict=True):
+            total += count
+            yield f"{name}_bucket", f'{labels}le="{_go_float(bound)}",', total
+        yield f"{name}_count", labels, total
+        yield f"{name}_sum", labels, self._sum
 
 
 def sample_names(spec: MetricSpec) -> list[str]:
@@ -107,9 +150,6 @@ def _check_names(spec: MetricSpec) -> None:
         raise ValueError(f"{spec.dimensions} has a dimension twice")
 
 
-def _line(sample: Sample) -> str:
-    labels = "".join(
-        f'{name}="{text.translate(_ESCAPES)}",' for name, text in sample.labels.items()
-    )
-    value: str = floatToGoString(sample.value)  # type: ignore[no-untyped-call]  # it has no types
-    return f"{sample.name}{{{labels}}} {value}"
+def _go_float(value: float) -> str:
+    text: str = floatToGoString(value)  # type: ignore[no-untyped-call]  # it has no types
+    return text

@@ -67,8 +67,10 @@ class LineHandler(logging.Handler):
     `logging` closes its handlers at the end of the process, which writes what still waits.
     """
 
-    def __init__(self, writer: LineWriter, sink: Sink) -> None:
+    def __init__(self, writer: LineWriter, sink: Sink, between: str = " - ") -> None:
+        """`between` stands between the time and the text of an access line."""
         super().__init__()
+        self.between = between
         self._writer = writer
         self._sink = sink
         writer.add(sink)
@@ -88,6 +90,19 @@ class LineHandler(logging.Handler):
     def close(self) -> None:
         self._writer.close()
         super().close()
+
+
+def write_line(logger: logging.Logger, text: str) -> None:
+    """Log one printable line at level INFO. There may be thousands a second: where the logger's
+    handlers are ours, no record is made."""
+    handlers = logger.handlers
+    if logger.propagate or not all(isinstance(handler, LineHandler) for handler in handlers):
+        logger.info("%s", text)
+        return
+    now = log_time()[0]
+    for handler in handlers:
+        assert isinstance(handler, LineHandler)
+        handler.write(f"{now}{handler.between}{text}")
 
 
 _PLAIN = _Formatter("%(asctime)s [%(level)-5s] %(thread_name)s %(name)s - %(message)s")
@@ -114,7 +129,7 @@ def configure_logging(
         if folder is not None:
             handlers.append(LineHandler(files, _open(folder, file)))
         if screen is not None and terminal is not None:
-            handlers.append(LineHandler(screen, terminal))
+            handlers.append(LineHandler(screen, terminal, f" [INFO ] main {name} - "))
         for handler in handlers:
             handler.setFormatter(_PLAIN)
         if name == "ACCESS_LOG" and folder is not None:

@@ -1,12 +1,15 @@
 """Metric lines of TorchServe's log mode (contract.md section 7.4)."""
 
+import functools
 import logging
-from collections.abc import Sequence
 
 from flambeau.telemetry.logging import LineHandler, escape_controls, log_time
+from flambeau.types import MetricSpec
 
 TS_METRICS = "TS_METRICS"
 MODEL_METRICS = "MODEL_METRICS"
+
+_KNOWN_SERIES = 4096
 
 
 class MetricLines:
@@ -18,23 +21,37 @@ class MetricLines:
 
     def write(
         self,
-        name: str,
-        unit: str,
+        spec: MetricSpec,
         value: float,
-        dimensions: Sequence[tuple[str, str]],
+        labels: tuple[str, ...],
         request_ids: str | None = None,
     ) -> None:
-        """`request_ids` None: the line says nothing of requests. A dozen lines may come with each
-        request, so that records and formatters of `logging` would cost more than the rest."""
-        for handler in self._logger.handlers:
+        """`labels` are values of the spec's dimensions; `request_ids` None: the line says nothing of
+        requests. A dozen lines may come with each request, so that records and formatters of
+        `logging` would cost more than the rest."""
+        handlers = self._logger.handlers
+        if not handlers:
+            return
+        now, seconds = log_time()
+        before, after = _around(spec.name, spec.unit, spec.dimensions, labels, self._host)
+        about = "" if request_ids is None else f",requestID:{request_ids or 'null'}"
+        if not about.isprintable():
+            about = _one_line(about)
+        line = f"{now}{before}{float(value)!r}{after}{about},timestamp:{seconds}"
+        for handler in handlers:
             if isinstance(handler, LineHandler):
-                now, seconds = log_time()
-                labels = ",".join([f"{key}:{text}" for key, text in dimensions])
-                about = "" if request_ids is None else f",requestID:{request_ids or 'null'}"
-                line = (
-                    f"{now} - {name}.{unit}:{float(value)!r}|#{labels}|#hostname:{self._host}"
-                    f"{about},timestamp:{seconds}"
-                )
-                if not line.isprintable():
-                    line = escape_controls(line).replace("\n", "\\n")
                 handler.write(line)
+
+
+@functools.lru_cache(_KNOWN_SERIES)
+def _around(
+    name: str, unit: str, dimensions: tuple[str, ...], labels: tuple[str, ...], host: str
+) -> tuple[str, str]:
+    """What stands before and after a value in all lines of one series."""
+    pairs = ",".join(f"{key}:{text}" for key, text in zip(dimensions, labels, strict=False))
+    before, after = f" - {name}.{unit}:", f"|#{pairs}|#hostname:{host}"
+    return _one_line(before), _one_line(after)
+
+
+def _one_line(text: str) -> str:
+    return text if text.isprintable() else escape_controls(text).replace("\n", "\\n")

@@ -165,9 +165,7 @@ class Metrics:
             return
         self._families[name].update((*labels, self._host), value)
         if self._lines is not None and not (self._mode == "legacy" and name in _OF_REQUESTS):
-            self._lines.write(
-                name, spec.unit, value, list(zip(spec.dimensions, labels, strict=False))
-            )
+            self._lines.write(spec, value, labels)
 
     def _end(self, names: Iterable[str], ended: Callable[[Labels], bool]) -> None:
         for name in names:

@@ -53,9 +53,9 @@ class ModelMetrics:
         spec = self._specs.get(sample.name) or self._detect(key, sample)
         if spec is None:
             return
-        names = [name for name, _ in sample.dimensions]
-        values = [value for _, value in sample.dimensions]
+        values = tuple([value for _, value in sample.dimensions])
         if len(values) != len(spec.dimensions):
+            names = [name for name, _ in sample.dimensions]
             self._tell(
                 key,
                 f"Metric {sample.name} was dropped: it came with the dimensions {names}, but"
@@ -63,8 +63,7 @@ class ModelMetrics:
             )
             return
         if self._lines is not None:
-            labelled = list(zip(spec.dimensions, values, strict=True))
-            self._lines.write(spec.name, spec.unit, sample.value, labelled, sample.request_id)
+            self._lines.write(spec, sample.value, values, sample.request_id)
         self._update(key, self._families.get(spec.name), (*values, self._host), sample.value)
 
     def forget(self, key: ModelKey) -> None:

@@ -8,13 +8,12 @@ and counted in one line once there is room.
 
 import contextlib
 import os
-import queue
 import threading
 from collections.abc import Callable
 from typing import Protocol, TextIO
 
 MAX_WAITING_LINES = 4096
-"""Log records that wait for the console; one from a handler has at most 16 KiB."""
+"""Log records that wait for one sink; one from a handler has at most 16 KiB."""
 
 _CLOSE_SECONDS = 2.0
 """How long the end of the process waits for a reader that has stopped."""
@@ -37,87 +36,88 @@ class Sink(Protocol):
 
 
 class LineWriter:
-    """A queue of lines and the thread that writes them; it starts with the first line, so that a
-    fork before is safe."""
+    """Lines that wait for their sinks, and the thread that writes them; it starts with the first
+    line, so that a fork before is safe.
+
+    Handing a line over is one append to a list: there may be ten with each request.
+    """
 
     def __init__(
         self, name: str, notice: Callable[[str], str], limit: int = MAX_WAITING_LINES
     ) -> None:
-        """`notice` makes a log line of the text that tells how many lines were dropped; it goes to
-        the sink that was added first."""
+        """`limit` is how many lines may wait for one sink. `notice` makes a log line of the text
+        that tells how many were dropped; it goes to the sink that was added first."""
         self._name = name
         self._notice = notice
         self._limit = limit
-        self._waiting: queue.SimpleQueue[tuple[Sink, str] | None] = queue.SimpleQueue()
+        self._waiting: dict[Sink, list[str]] = {}
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._sinks: list[Sink] = []
+        self._news = threading.Event()
+        self._awake = False  # whether the thread looks for lines by itself
         self._closing = threading.Event()
         self._dropped = 0
 
     def add(self, sink: Sink) -> None:
-        """Close this sink at the end."""
-        self._sinks.append(sink)
+        """Write to this sink, and close it at the end."""
+        self._waiting.setdefault(sink, [])
 
     def put(self, sink: Sink, line: str) -> None:
         """Hand a line over; never waits."""
         if self._closing.is_set():
             return
-        if self._waiting.qsize() >= self._limit:
+        lines = self._waiting[sink]
+        if len(lines) >= self._limit:
             self._dropped += 1  # a few may go uncounted when threads meet here
             return
-        self._waiting.put((sink, line))
-        if self._thread is None:
-            self._start()
+        lines.append(line)
+        if not self._awake:
+            self._wake()
 
     def close(self) -> None:
         """Write what waits, within two seconds where the reader has stopped. May be repeated."""
         with self._lock:
             self._closing.set()
             thread, self._thread = self._thread, None
-        self._waiting.put(None)
+        self._news.set()
         if thread is not None:
             thread.join(_CLOSE_SECONDS)
             if thread.is_alive():
                 return  # the reader has stopped: the thread ends with the process
-        for sink in self._sinks:
+        for sink in self._waiting:
             sink.close()
-        self._sinks.clear()
+        self._waiting.clear()
 
-    def _start(self) -> None:
+    def _wake(self) -> None:
+        self._awake = True
+        self._news.set()
         with self._lock:
             if self._thread is None and not self._closing.is_set():
                 self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
                 self._thread.start()
 
     def _run(self) -> None:
-        more = True
-        while more:
-            if self._waiting.qsize() < _AT_ONCE:
+        while True:
+            ending = self._closing.is_set()  # nothing comes after this
+            if not any(self._waiting.values()):
+                if ending:
+                    return
+                self._awake = False
+                if not any(self._waiting.values()):  # what comes now, sets `_news`
+                    self._news.wait()
+                self._news.clear()
+                self._awake = True
+            if max(map(len, self._waiting.values())) < _AT_ONCE:
                 self._closing.wait(_LINGER_SECONDS)
-            batches: dict[Sink, list[str]] = {}
-            more = self._collect(batches)
-            for sink, lines in batches.items():
-                sink.write("\n".join(lines) + "\n")
-            if self._dropped and self._waiting.empty():
+            for sink, lines in self._waiting.items():
+                if lines:
+                    batch = lines[:_AT_ONCE]  # others only append
+                    del lines[: len(batch)]
+                    sink.write("\n".join(batch) + "\n")
+            if self._dropped and not any(self._waiting.values()):
                 count, self._dropped = self._dropped, 0
                 text = f"{count} log lines were dropped here: whatever takes them was too slow"
-                self._sinks[0].write(self._notice(text) + "\n")
-
-    def _collect(self, batches: dict[Sink, list[str]]) -> bool:
-        """Wait for a line and take what else is there. False: that was the last."""
-        item = self._waiting.get()
-        for _ in range(_AT_ONCE):
-            if item is None:
-                return False
-            batches.setdefault(item[0], []).append(item[1])
-            try:
-                item = self._waiting.get_nowait()
-            except queue.Empty:
-                return True
-        if item is not None:
-            batches.setdefault(item[0], []).append(item[1])
-        return item is not None
+                next(iter(self._waiting)).write(self._notice(text) + "\n")
 
 
 class StreamSink:

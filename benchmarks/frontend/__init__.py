@@ -1,0 +1,1 @@
+"""What the server process itself costs per small request: HTTP, queue, batch, frames."""
