@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from starlette.types import Message, Scope
+from starlette.types import Message
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from flambeau.protocols.http import NO_BODY, REASON
@@ -37,13 +37,18 @@ _IDS_AT_ONCE = 256
 
 
 class Exchange:
-    """One request, and its response. `status` is 0 until the response begins."""
+    """One request, and its response. `status` is 0 until the response begins.
+
+    It is in its scope, and does not hold it: no cycle, so that bodies are freed at once.
+    """
 
     __slots__ = (
         "_connection",
         "_expects_continue",
         "_head",
+        "_http_version",
         "_left",
+        "_method",
         "_news",
         "_parts",
         "_remaining",
@@ -56,7 +61,6 @@ class Exchange:
         "more_body",
         "request_id",
         "response_complete",
-        "scope",
         "started",
         "status",
     )
@@ -64,12 +68,12 @@ class Exchange:
     def __init__(
         self,
         connection: "HttpConnection",
-        scope: Scope,
+        method: str,
+        http_version: str,
         *,
         keep_alive: bool,
         expects_continue: bool,
     ) -> None:
-        self.scope = scope
         self.keep_alive = keep_alive
         self.request_id = new_request_id()
         self.started = time.monotonic()
@@ -80,6 +84,8 @@ class Exchange:
         self.response_complete = False
         self.chunked = False
         self._connection = connection
+        self._method = method
+        self._http_version = http_version
         self._expects_continue = expects_continue
         self._parts: list[bytes] = []
         self._unread = 0
@@ -168,10 +174,9 @@ class Exchange:
                 self._remaining = int(value)
             parts += (name, b": ", value, b"\r\n")
         parts += (b"x-request-id: ", self.request_id.encode(), b"\r\n")
-        scope = self.scope
-        if scope["method"] == "HEAD" or status in NO_BODY:
+        if self._method == "HEAD" or status in NO_BODY:
             self._remaining = 0
-        elif self._remaining < 0 and scope["http_version"] != "1.0":
+        elif self._remaining < 0 and self._http_version != "1.0":
             self.chunked = True
             parts.append(b"transfer-encoding: chunked\r\n")
         if self._goes_on():
@@ -197,7 +202,7 @@ class Exchange:
             raise RuntimeError("a part of a body comes before its head, or after its end")
         transport = self._connection.transport
         head, self._head = self._head, b""
-        if self.scope["method"] == "HEAD":
+        if self._method == "HEAD":
             body = b""
         elif self.chunked:
             body = _chunk(body, more=more)

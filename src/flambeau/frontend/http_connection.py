@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, cast
 
 import httptools
 import uvicorn
+from starlette.types import Scope
 from typing_extensions import override
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
@@ -30,13 +31,12 @@ from flambeau.protocols.http import EXCHANGE, HEADER_NAMES
 from flambeau.protocols.status import http_error, json_body
 
 if TYPE_CHECKING:
-    from starlette.types import Scope
-
     from flambeau.frontend.http import Listener
 
 _PARSED_METHODS = frozenset(
     {b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"PATCH", b"OPTIONS", b"CONNECT"}
 )
+_USUAL = (b"POST /", b"GET /")
 _METHOD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}) /")
 
 MAX_HEAD_BYTES = 32 * 1024
@@ -74,7 +74,7 @@ class HttpConnection(asyncio.Protocol):
         self.exchange: Exchange | None = None
         """The request that was parsed last."""
         self._running: Exchange | None = None  # the one that is being answered, or was last
-        self.pipeline: deque[Exchange] = deque()
+        self.pipeline: deque[tuple[Exchange, Scope]] = deque()
         self._listener = cast("Listener", config.app)
         self._keep_alive_seconds = config.timeout_keep_alive
         self._server = server_state
@@ -94,6 +94,8 @@ class HttpConnection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._idle_from: float | None = None  # since when nothing has been asked for
         self._idle_timer: asyncio.TimerHandle | None = None
+        self._dated: list[tuple[bytes, bytes]] = []
+        self._date = b""
 
     @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -124,7 +126,8 @@ class HttpConnection(asyncio.Protocol):
         if self._running is not None:
             self._running.leave()
         self.pipeline.clear()
-        self.parser = cast("httptools.HttpRequestParser", None)  # it knows us: no cycle
+        self.exchange = self._running = None  # they know us, as the parser does: no cycle
+        self.parser = cast("httptools.HttpRequestParser", None)
 
     @override
     def pause_writing(self) -> None:
@@ -259,17 +262,18 @@ class HttpConnection(asyncio.Protocol):
             "extensions": {HEADER_NAMES: self._names},
         }
         before = self.exchange
-        self.exchange = scope["extensions"][EXCHANGE] = Exchange(
+        exchange = self.exchange = scope["extensions"][EXCHANGE] = Exchange(
             self,
-            scope,
+            method,
+            version,
             keep_alive=version != "1.0" and self.parser.should_keep_alive(),
             expects_continue=self._expects_continue,
         )
         if before is None or before.response_complete:
-            self._start(self.exchange)
+            self._start(exchange, scope)
         else:
             self.flow.pause_reading()
-            self.pipeline.append(self.exchange)
+            self.pipeline.append((exchange, scope))
 
     def on_body(self, body: bytes) -> None:
         """A part of a request's body."""
@@ -291,6 +295,8 @@ class HttpConnection(asyncio.Protocol):
 
         Only at the begin of what was received: a made-up method in a pipeline is refused.
         """
+        if data.startswith(_USUAL):
+            return data
         match = _METHOD.match(data)
         if match is None or match.group(1) in _PARSED_METHODS:
             return data
@@ -304,14 +310,14 @@ class HttpConnection(asyncio.Protocol):
 
     # one request after the other
 
-    def _start(self, exchange: Exchange) -> None:
+    def _start(self, exchange: Exchange, scope: Scope) -> None:
         self._running = exchange
-        task = self.loop.create_task(self._run(exchange))
+        task = self.loop.create_task(self._run(exchange, scope))
         self._server.tasks.add(task)
 
-    async def _run(self, exchange: Exchange) -> None:
+    async def _run(self, exchange: Exchange, scope: Scope) -> None:
         try:
-            await self._listener(exchange.scope, exchange.receive, exchange.send)
+            await self._listener(scope, exchange.receive, exchange.send)
         finally:
             self._server.tasks.discard(cast("asyncio.Task[None]", asyncio.current_task(self.loop)))
             if not exchange.response_complete:  # an unfinished body tells the client
@@ -323,7 +329,7 @@ class HttpConnection(asyncio.Protocol):
             return
         self.flow.resume_reading()
         if self.pipeline:
-            self._start(self.pipeline.popleft())
+            self._start(*self.pipeline.popleft())
             return
         self._idle_from = self.loop.time()
         if self._idle_timer is None:
@@ -331,8 +337,11 @@ class HttpConnection(asyncio.Protocol):
 
     def common_headers(self, headers: list[tuple[bytes, bytes]]) -> bytes:
         """The lines that every response has, beside those of its own."""
-        date = b"".join(b"%b: %b\r\n" % pair for pair in self._server.default_headers)
-        return date + self._listener.headers.beside(headers)
+        dated = self._server.default_headers  # a new list every second
+        if dated is not self._dated:
+            self._dated = dated
+            self._date = b"".join(b"%b: %b\r\n" % pair for pair in dated)
+        return self._date + self._listener.headers.beside(headers)
 
     # the clock
 

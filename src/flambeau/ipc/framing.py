@@ -25,15 +25,15 @@ class FramingError(Exception):
     """The peer sent bytes that are no message: the channel cannot be trusted any more."""
 
 
-def encode(message: msgspec.Struct) -> bytes:
-    """Return the frame of one message. Raises `FramingError` above the cap."""
+def encode(message: msgspec.Struct) -> bytearray:
+    """Return the frame of one message, a new buffer. Raises `FramingError` above the cap."""
     buffer = bytearray(HEADER.size)
     _encoder.encode_into(message, buffer, HEADER.size)
     size = len(buffer) - HEADER.size
     if size > MAX_FRAME_BYTES:
         raise FramingError(f"a message of {size} bytes is over the limit of {MAX_FRAME_BYTES}")
     HEADER.pack_into(buffer, 0, size)
-    return bytes(buffer)
+    return buffer
 
 
 class FrameDecoder(Generic[Message]):
@@ -45,24 +45,30 @@ class FrameDecoder(Generic[Message]):
 
     def feed(self, data: bytes | bytearray | memoryview) -> Iterator[Message]:
         """Yield every message that `data` completes. Raises `FramingError`."""
-        self._buffer += data
+        buffered = bool(self._buffer)  # else whole frames are decoded where they are
+        if buffered:
+            self._buffer += data
+            data = self._buffer
         start = 0
         try:
-            while len(self._buffer) - start >= HEADER.size:
-                (size,) = HEADER.unpack_from(self._buffer, start)
+            while len(data) - start >= HEADER.size:
+                (size,) = HEADER.unpack_from(data, start)
                 if size > MAX_FRAME_BYTES:
                     raise FramingError(f"a frame announces {size} bytes")
                 end = start + HEADER.size + size
-                if len(self._buffer) < end:
+                if len(data) < end:
                     break
-                message = self.decode(bytes(memoryview(self._buffer)[start + HEADER.size : end]))
+                with memoryview(data)[start + HEADER.size : end] as payload:
+                    message = self.decode(payload)
                 start = end
                 yield message
         finally:
-            if start:
+            if buffered:
                 del self._buffer[:start]
+            elif start < len(data):
+                self._buffer += memoryview(data)[start:]
 
-    def decode(self, payload: bytes) -> Message:
+    def decode(self, payload: bytes | memoryview) -> Message:
         """Decode one frame's payload. Raises `FramingError`."""
         try:
             return self._decoder.decode(payload)

@@ -98,15 +98,15 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     Raises `FlambeauError`: PAYLOAD_TOO_LARGE, REQUEST_TIMEOUT when no byte came for `BODY_SECONDS`,
     or CANCELLED when the client left.
     """
-    announced = header(scope, b"content-length")
-    if announced.isdigit() and int(announced) > limit:
-        raise _too_large(limit)
     exchange: Exchange = scope["extensions"][EXCHANGE]
     whole = exchange.take_body()
     if whole is not None:
         if len(whole) > limit:
             raise _too_large(limit)
         return whole
+    announced = header(scope, b"content-length")
+    if announced.isdigit() and int(announced) > limit:
+        raise _too_large(limit)
     parts: list[bytes] = []
     size = 0
     stall = _Stall()

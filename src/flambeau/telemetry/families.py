@@ -51,10 +51,14 @@ class Family:
 
     def update(self, labels: Labels, value: float) -> None:
         """Take a value for one series, which begins with its first."""
+        self.series(labels)(value)
+
+    def series(self, labels: Labels) -> Callable[[float], None]:
+        """What takes the values of one series, which begins here if need be."""
         take = self._take.get(labels)
         if take is None:
             take = self._take[labels] = self._begin(labels)
-        take(value)
+        return take
 
     def remove(self, labels: Labels) -> None:
         """End one series, if it exists."""

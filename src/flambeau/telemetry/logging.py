@@ -10,7 +10,8 @@ model_metrics.log   values that handlers report, and ts_metrics.log the server's
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -33,10 +34,12 @@ _LEVELS = {"WARNING": "WARN", "CRITICAL": "FATAL", "NOTSET": "ALL"}
 """Levels whose names differ in TorchServe's logs."""
 
 
-class _Second:
-    """The second that lines were last written in, and its text: most come within the same."""
+class _Clock:
+    """When the last line was written: most come within the same second, many within the same
+    millisecond."""
 
-    known = (0, "")
+    second = (0, "")
+    millisecond = (0, ("", 0))
 
 
 class _Formatter(logging.Formatter):
@@ -72,17 +75,14 @@ class LineHandler(logging.Handler):
         super().__init__()
         self.between = between
         self._writer = writer
-        self._sink = sink
         writer.add(sink)
-
-    def write(self, line: str) -> None:
+        self.write: Callable[[str], None] = partial(writer.put, sink)
         """Write a line that needs no formatting."""
-        self._writer.put(self._sink, line)
 
     @override
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self._writer.put(self._sink, self.format(record))
+            self.write(self.format(record))
         except Exception:  # noqa: BLE001  # a bad log call must not fail a request
             self.handleError(record)
 
@@ -151,12 +151,17 @@ def escape_controls(text: str) -> str:
 def log_time(nanoseconds: int | None = None) -> tuple[str, int]:
     """A moment, or now: local time as TorchServe writes it, `2026-11-25T02:15:12,158`, and the
     seconds since 1970."""
-    seconds, rest = divmod(nanoseconds or time.time_ns(), 1_000_000_000)
-    known, text = _Second.known
-    if known != seconds:
-        text = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(seconds))
-        _Second.known = (seconds, text)
-    return f"{text},{rest // 1_000_000:03}", seconds
+    moment = (nanoseconds or time.time_ns()) // 1_000_000
+    latest, told = _Clock.millisecond
+    if moment != latest:
+        seconds, rest = divmod(moment, 1000)
+        known, text = _Clock.second
+        if known != seconds:
+            text = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(seconds))
+            _Clock.second = (seconds, text)
+        told = (f"{text},{rest:03}", seconds)
+        _Clock.millisecond = (moment, told)
+    return told
 
 
 def _open(folder: Path, file: str) -> RollingFile:

@@ -1,7 +1,7 @@
 """Metric lines of TorchServe's log mode (contract.md section 7.4)."""
 
-import functools
 import logging
+from collections.abc import Callable
 
 from flambeau.telemetry.logging import LineHandler, escape_controls, log_time
 from flambeau.types import MetricSpec
@@ -9,7 +9,9 @@ from flambeau.types import MetricSpec
 TS_METRICS = "TS_METRICS"
 MODEL_METRICS = "MODEL_METRICS"
 
-_KNOWN_SERIES = 4096
+WriteValue = Callable[[float, str | None], None]
+"""Writes a line for one value, with the ids of the requests that it belongs to (None: it says
+nothing of requests)."""
 
 
 class MetricLines:
@@ -19,38 +21,28 @@ class MetricLines:
         self._logger = logging.getLogger(logger)
         self._host = host
 
-    def write(
-        self,
-        spec: MetricSpec,
-        value: float,
-        labels: tuple[str, ...],
-        request_ids: str | None = None,
-    ) -> None:
-        """`labels` are values of the spec's dimensions; `request_ids` None: the line says nothing of
-        requests. A dozen lines may come with each request, so that records and formatters of
-        `logging` would cost more than the rest."""
-        handlers = self._logger.handlers
-        if not handlers:
-            return
-        now, seconds = log_time()
-        before, after = _around(spec.name, spec.unit, spec.dimensions, labels, self._host)
-        about = "" if request_ids is None else f",requestID:{request_ids or 'null'}"
-        if not about.isprintable():
-            about = _one_line(about)
-        line = f"{now}{before}{float(value)!r}{after}{about},timestamp:{seconds}"
-        for handler in handlers:
-            if isinstance(handler, LineHandler):
-                handler.write(line)
+    def series(self, spec: MetricSpec, labels: tuple[str, ...]) -> WriteValue:
+        """What writes the values of one series; `labels` are values of the spec's dimensions.
 
+        A dozen lines may come with each request: records and formatters of `logging` would cost
+        more than the rest, and what is the same in all lines of a series is made here, once.
+        """
+        pairs = ",".join(
+            f"{key}:{text}" for key, text in zip(spec.dimensions, labels, strict=False)
+        )
+        before = _one_line(f" - {spec.name}.{spec.unit}:")
+        after = _one_line(f"|#{pairs}|#hostname:{self._host}")
+        logger = self._logger
 
-@functools.lru_cache(_KNOWN_SERIES)
-def _around(
-    name: str, unit: str, dimensions: tuple[str, ...], labels: tuple[str, ...], host: str
-) -> tuple[str, str]:
-    """What stands before and after a value in all lines of one series."""
-    pairs = ",".join(f"{key}:{text}" for key, text in zip(dimensions, labels, strict=False))
-    before, after = f" - {name}.{unit}:", f"|#{pairs}|#hostname:{host}"
-    return _one_line(before), _one_line(after)
+        def write(value: float, request_ids: str | None) -> None:
+            about = "" if request_ids is None else _one_line(f",requestID:{request_ids or 'null'}")
+            now, seconds = log_time()
+            line = f"{now}{before}{float(value)!r}{after}{about},timestamp:{seconds}"
+            for handler in logger.handlers:
+                if isinstance(handler, LineHandler):
+                    handler.write(line)
+
+        return write
 
 
 def _one_line(text: str) -> str:

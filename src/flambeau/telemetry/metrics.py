@@ -8,10 +8,11 @@ and versions of registered models only.
 import logging
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import NamedTuple
 
 from flambeau.telemetry.families import Family, Labels, sample_names
-from flambeau.telemetry.metric_lines import MODEL_METRICS, TS_METRICS, MetricLines
+from flambeau.telemetry.metric_lines import MODEL_METRICS, TS_METRICS, MetricLines, WriteValue
 from flambeau.telemetry.metrics_config import MetricsConfig
 from flambeau.telemetry.model_metrics import ModelMetrics
 from flambeau.telemetry.own_metrics import OwnMetrics
@@ -40,6 +41,13 @@ _DIMENSIONS = (
 """How many dimensions the server gives each metric; `metrics.yaml` may name them as it likes."""
 
 
+class _Series(NamedTuple):
+    """Where one series' values go: to its numbers and, in some modes, to a log."""
+
+    take: Callable[[float], None]
+    write: WriteValue | None
+
+
 class Metrics:
     """The metrics of one server."""
 
@@ -62,6 +70,7 @@ class Metrics:
         self._model = ModelMetrics(
             config.model, reserved, self._host, model_lines, auto_detect=auto_detect
         )
+        self._series: dict[tuple[str, Labels], _Series] = {}
         self._alive: Counter[ModelKey] = Counter()
         self.declared = tuple(config.model.values())
 
@@ -160,17 +169,27 @@ class Metrics:
 
     def _update(self, name: str, labels: Labels, value: float) -> None:
         """Take a value of one of TorchServe's metrics, if it is to be produced."""
-        spec = self._specs.get(name)
-        if spec is None:
+        if name not in self._specs:
             return
-        self._families[name].update((*labels, self._host), value)
-        if self._lines is not None and not (self._mode == "legacy" and name in _OF_REQUESTS):
-            self._lines.write(spec, value, labels)
+        series = self._series.get((name, labels))
+        if series is None:
+            series = self._series[name, labels] = self._new_series(name, labels)
+        series.take(value)
+        if series.write is not None:
+            series.write(value, None)
 
-    def _end(self, names: Iterable[str], ended: Callable[[Labels], bool]) -> None:
+    def _new_series(self, name: str, labels: Labels) -> _Series:
+        write = None
+        if self._lines is not None and not (self._mode == "legacy" and name in _OF_REQUESTS):
+            write = self._lines.series(self._specs[name], labels)
+        return _Series(self._families[name].series((*labels, self._host)), write)
+
+    def _end(self, names: Collection[str], ended: Callable[[Labels], bool]) -> None:
         for name in names:
             if name in self._families:
                 self._families[name].remove_where(ended)
+        for known in [known for known in self._series if known[0] in names and ended(known[1])]:
+            del self._series[known]
 
 
 def _usable(spec: MetricSpec) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import msgspec
 
 from flambeau.telemetry.families import Family, Labels, sample_names
-from flambeau.telemetry.metric_lines import MetricLines
+from flambeau.telemetry.metric_lines import MetricLines, WriteValue
 from flambeau.types import MetricSample, MetricSpec, ModelKey
 
 logger = logging.getLogger(__name__)
@@ -41,6 +41,7 @@ class ModelMetrics:
         self._families: dict[str, Family] = {}
         self._owners: dict[tuple[str, Labels], set[ModelKey]] = {}
         self._told: dict[ModelKey, set[str]] = {}
+        self._writers: dict[tuple[str, Labels], WriteValue] = {}
         for spec in declared.values():
             self._add(spec)
 
@@ -63,12 +64,19 @@ class ModelMetrics:
             )
             return
         if self._lines is not None:
-            self._lines.write(spec, sample.value, values, sample.request_id)
+            known = (spec.name, values)
+            write = self._writers.get(known)
+            if write is None:
+                if len(self._writers) >= MAX_SERIES:
+                    self._writers.clear()
+                write = self._writers[known] = self._lines.series(spec, values)
+            write(sample.value, sample.request_id)
         self._update(key, self._families.get(spec.name), (*values, self._host), sample.value)
 
     def forget(self, key: ModelKey) -> None:
         """Drop the series that only this model has reported."""
         self._told.pop(key, None)
+        self._writers.clear()  # a name may come back as another metric
         for (name, labels), owners in list(self._owners.items()):
             owners.discard(key)
             if not owners:
@@ -83,7 +91,9 @@ class ModelMetrics:
         yield from self._families.values()
 
     def _problem(self, sample: MetricSample) -> str:
-        texts = [sample.name, sample.unit, *(text for pair in sample.dimensions for text in pair)]
+        texts = [sample.name, sample.unit]
+        for pair in sample.dimensions:
+            texts += pair
         if max(map(len, texts)) > MAX_LABEL_CHARS:
             return (
                 f"Metric {sample.name[:MAX_LABEL_CHARS]} was dropped: its name, unit and dimensions"

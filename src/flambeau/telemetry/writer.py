@@ -56,6 +56,7 @@ class LineWriter:
         self._news = threading.Event()
         self._awake = False  # whether the thread looks for lines by itself
         self._closing = threading.Event()
+        self._ended = False
         self._dropped = 0
 
     def add(self, sink: Sink) -> None:
@@ -64,7 +65,7 @@ class LineWriter:
 
     def put(self, sink: Sink, line: str) -> None:
         """Hand a line over; never waits."""
-        if self._closing.is_set():
+        if self._ended:
             return
         lines = self._waiting[sink]
         if len(lines) >= self._limit:
@@ -77,6 +78,7 @@ class LineWriter:
     def close(self) -> None:
         """Write what waits, within two seconds where the reader has stopped. May be repeated."""
         with self._lock:
+            self._ended = True
             self._closing.set()
             thread, self._thread = self._thread, None
         self._news.set()
