@@ -9,10 +9,12 @@ what it accepted and end its workers; end the zygote. A second signal ends the w
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import TYPE_CHECKING
 
 import msgspec
 import uvloop
@@ -28,19 +30,18 @@ from flambeau.config import (
     worker_environment,
 )
 from flambeau.errors import ArchiveError, ConfigError
+from flambeau.frontend.front_ends import FrontEnds, setup_of
 from flambeau.frontend.gate import Gate
 from flambeau.frontend.headers import CommonHeaders
 from flambeau.frontend.http import Answering, Listener, Mount
-from flambeau.frontend.listeners import HttpServer, bind
+from flambeau.frontend.inference_api import inference_protocols
+from flambeau.frontend.listeners import HttpServer, bind, bind_shared
+from flambeau.frontend.responses import LocalResponses
+from flambeau.ipc.frontend_messages import Setup
 from flambeau.protocols.description import Description
-from flambeau.protocols.health import Health
-from flambeau.protocols.http import HttpProtocol
-from flambeau.protocols.kserve import KServe, KServeReadiness, OpenInference
+from flambeau.protocols.kserve import KServeReadiness
 from flambeau.protocols.management import ManagementApi
 from flambeau.protocols.metrics import MetricsApi
-from flambeau.protocols.prediction import Predictor
-from flambeau.protocols.predictions import Predictions
-from flambeau.protocols.sagemaker import SageMaker
 from flambeau.protocols.tokens import TokenApi
 from flambeau.serving.host import Counters, Host
 from flambeau.serving.inference import Inference
@@ -54,6 +55,9 @@ from flambeau.supervisor.zygote import Zygote
 from flambeau.telemetry.metrics import Metrics
 from flambeau.telemetry.metrics_config import DEFAULT_FILE, parse_metrics_config
 from flambeau.telemetry.system import SystemSampler
+
+if TYPE_CHECKING:
+    from flambeau.protocols.http import HttpProtocol
 
 logger = logging.getLogger(__name__)
 
@@ -148,6 +152,7 @@ class Server:
         self.core = Core(config, import_ahead=import_ahead)
         self._tokens: Tokens | None = None
         self._sockets = self._bind()
+        self._responses = LocalResponses(self.core.metrics)
         try:
             self._tokens = self._make_tokens()
             self._servers = self._make_servers()
@@ -170,6 +175,9 @@ class Server:
                 await asyncio.wait((told, loading), return_when=asyncio.FIRST_COMPLETED)
                 loading.cancel()  # unless it is done
                 listening = [group.create_task(each.run_until_told()) for each in self._servers]
+                accepting = group.create_task(self._accepting())
+                await asyncio.wait((told, accepting), return_when=asyncio.FIRST_COMPLETED)
+                accepting.cancel()
                 announcing = None
                 if not told.done():
                     logger.info("Model server started.")
@@ -196,17 +204,17 @@ class Server:
         """Begin the stop; the second call ends the workers at once."""
         if self._told_to_stop.is_set():
             for server in self._servers:
-                server.force_exit = True
+                server.kill()
             self.core.management.kill()
         self._told_to_stop.set()
 
     def address(self, key: str) -> Address:
         """Where a listener really is: the port that was chosen, if 0 was asked for."""
         wanted: Address = getattr(self.config, key)
-        sock = next((sock for keys, sock in self._sockets.items() if key in keys), None)
-        if wanted.path or sock is None:
+        bound = next((sockets for keys, sockets in self._sockets.items() if key in keys), None)
+        if wanted.path or bound is None:
             return wanted
-        return msgspec.structs.replace(wanted, port=int(sock.getsockname()[1]))
+        return msgspec.structs.replace(wanted, port=int(bound[0].getsockname()[1]))
 
     def _make_tokens(self) -> Tokens | None:
         """The keys, once the addresses are ours: another server's key file is not touched."""
@@ -228,47 +236,91 @@ class Server:
             )
         return None
 
-    def _make_servers(self) -> list[HttpServer]:
+    def _make_servers(self) -> list[HttpServer | FrontEnds]:
         config = self.config
         answering = Answering(
-            self.core.metrics,
+            self._responses,
             Gate(self._tokens, config.cors_allowed_origin),
             CommonHeaders(config),
             config.torchserve_statuses,
         )
         secure = {keys: bool(getattr(config, keys[0]).tls) for keys in self._sockets}
-        context = None
+        pem, context = b"", None
         if any(secure.values()):
-            from flambeau.frontend.tls import server_context  # 50 ms that plain HTTP saves
+            from flambeau.frontend import tls  # 50 ms that plain HTTP saves
 
-            context = server_context(config)
-        return [
-            HttpServer(
-                Listener(self._mounts(keys), answering),
-                sock,
-                GRACE_SECONDS,
-                context if secure[keys] else None,
-            )
-            for keys, sock in self._sockets.items()
-        ]
+            identity = tls.server_identity(config)
+            pem = tls.identity_pem(identity)
+            context = tls.context_from(pem, identity.source)
+        servers: list[HttpServer | FrontEnds] = []
+        for keys, sockets in self._sockets.items():
+            if len(sockets) > 1:
+                servers.append(self._front_ends(sockets, pem if secure[keys] else b""))
+                continue
+            listener = Listener(self._mounts(keys), answering)
+            tls_context = context if secure[keys] else None
+            servers.append(HttpServer(listener, sockets[0], GRACE_SECONDS, tls_context))
+        return servers
+
+    async def _accepting(self) -> None:
+        """Wait for front-end processes; what the server process serves itself, it accepts at once."""
+        for server in self._servers:
+            if isinstance(server, FrontEnds):
+                await server.wait_serving()
+
+    def _front_ends(self, sockets: list[socket.socket], identity: bytes) -> FrontEnds:
+        def setup() -> Setup:
+            url = self._metrics_url()
+            return setup_of(self.config, url, identity, self._tokens, GRACE_SECONDS)
+
+        return FrontEnds(sockets, setup, self.core.inference, self._responses)
+
+    async def _keys_renewed(self) -> None:
+        """Let no front end take an old key any more."""
+        assert self._tokens is not None
+        for server in self._servers:
+            if isinstance(server, FrontEnds):
+                await server.use_keys(self._tokens.share())
 
     def _close(self) -> None:
-        for sock in self._sockets.values():
-            sock.close()
+        for sockets in self._sockets.values():
+            for sock in sockets:
+                sock.close()
         if self._tokens is not None:
             self._tokens.remove_file()
 
-    def _bind(self) -> dict[tuple[str, ...], socket.socket]:
+    def _bind(self) -> dict[tuple[str, ...], list[socket.socket]]:
         """Bind every listener, by the configuration keys that it serves."""
-        sockets: dict[tuple[str, ...], socket.socket] = {}
+        bound: dict[tuple[str, ...], list[socket.socket]] = {}
         try:
             for keys in self._listeners():
-                sockets[keys] = bind(keys[0], getattr(self.config, keys[0]))
+                address = getattr(self.config, keys[0])
+                count = self._http_workers(keys)
+                bound[keys] = (
+                    [bind(keys[0], address)] if count == 1 else bind_shared(keys[0], address, count)
+                )
         except BaseException:
-            for sock in sockets.values():
+            for sock in itertools.chain(*bound.values()):
                 sock.close()
             raise
-        return sockets
+        return bound
+
+    def _http_workers(self, keys: tuple[str, ...]) -> int:
+        """How many processes serve an address: more than one predict only, and at a port only."""
+        count = self.config.http_workers
+        if count == 1 or "inference_address" not in keys:
+            return 1
+        if keys == ("inference_address",) and not self.config.inference_address.path:
+            return count
+        reason = "is a UNIX socket" if len(keys) == 1 else f"is {keys[1]}, too"
+        logger.warning(
+            "http_workers=%d has no effect, the server process itself serves %s: inference_address"
+            " %s. It needs a port of its own.",
+            count,
+            self.config.inference_address,
+            reason,
+        )
+        return 1
 
     def _listeners(self) -> list[tuple[str, ...]]:
         """Keys with equal addresses share a listener (contract.md section 3.1); port 0 is never equal."""
@@ -287,10 +339,11 @@ class Server:
         core, tokens = self.core, self._tokens
         served: list[tuple[HttpProtocol, TokenScope | None]] = []
         if "inference_address" in keys:
-            served += [(each, TokenScope.INFERENCE) for each in self._inference_protocols()]
+            protocols = inference_protocols(core.inference, self.config)
+            served += [(each, TokenScope.INFERENCE) for each in protocols]
         if "management_address" in keys:
             if tokens is not None:
-                served.append((TokenApi(tokens), TokenScope.API))
+                served.append((TokenApi(tokens, self._keys_renewed), TokenScope.API))
             served.append((KServeReadiness(core.inference), TokenScope.MANAGEMENT))
             api = ManagementApi(core.management, core.inference)
             served.append((api, TokenScope.MANAGEMENT))
@@ -307,19 +360,6 @@ class Server:
         """At their own address, and where inference and management are one, as in TorchServe."""
         both = {"inference_address", "management_address"} <= set(keys)
         return self.config.enable_metrics_api and ("metrics_address" in keys or both)
-
-    def _inference_protocols(self) -> list[HttpProtocol]:
-        inference = self.core.inference
-        predictor = Predictor(inference, self.config.max_request_size)
-        protocols: list[HttpProtocol] = [
-            Health(inference),
-            Predictions(predictor),
-            SageMaker(predictor, inference),
-            KServe(predictor),
-        ]
-        if self.config.ts_open_inference_protocol:
-            protocols.append(OpenInference(inference))
-        return protocols
 
     def _metrics_url(self) -> str:
         """Where metrics are served over TCP, "" if nowhere."""

@@ -83,6 +83,12 @@ def serve(
     port: Annotated[int, _port("Port of the inference API; 0: a free one.")] = 8080,
     management_port: Annotated[int, _port("Port of the management API.")] = 8081,
     metrics_port: Annotated[int, _port("Port of the metrics API.")] = 8082,
+    http_workers: Annotated[
+        int,
+        typer.Option(
+            min=1, max=64, help="Processes that terminate HTTP, for models that outrun one."
+        ),
+    ] = 1,
     enable_model_api: Annotated[
         bool, typer.Option("--enable-model-api", help="Let clients register and remove models.")
     ] = False,
@@ -120,6 +126,7 @@ def serve(
         inference_address=inference,
         management_address=Address(port=management_port),
         metrics_address=Address(port=metrics_port),
+        http_workers=http_workers,
         model_store=target.path.parent,
         enable_model_api=enable_model_api,
         disable_token_authorization=inference.loopback if token_auth is None else not token_auth,

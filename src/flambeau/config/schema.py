@@ -64,6 +64,16 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     metrics_address: Annotated[Address, Setting("the Prometheus endpoint (8082, 8445)")] = Address(
         port=8082
     )
+    http_workers: Annotated[
+        int,
+        Setting(
+            "processes that terminate HTTP at inference_address, for models that outrun one Python"
+            " process; 1: the server process does it itself. Needs a port of its own",
+            low=1,
+            high=64,
+            own=True,
+        ),
+    ] = 1
     cors_allowed_origin: Annotated[
         str, Setting("value of `Access-Control-Allow-Origin` on every response")
     ] = ""

@@ -15,7 +15,7 @@ from starlette.types import Scope
 from flambeau.errors import ErrorKind, FlambeauError
 from flambeau.protocols.http import HEADER_NAMES, header
 from flambeau.protocols.tokens import TOKEN_API_REFUSED
-from flambeau.serving.tokens import Tokens, TokenScope, bearer_key
+from flambeau.serving.tokens import Keyring, TokenScope, bearer_key
 
 REFUSED = "Token Authorization failed. Token either incorrect, expired, or not provided correctly"
 _FOREIGN = (
@@ -29,7 +29,7 @@ _AUTHORIZATION = b"authorization"
 class Gate:
     """Checks requests; `tokens` is None where token authorization is off."""
 
-    def __init__(self, tokens: Tokens | None, cors_allowed_origin: str = "") -> None:
+    def __init__(self, tokens: Keyring | None, cors_allowed_origin: str = "") -> None:
         self._tokens = tokens
         self._origin = cors_allowed_origin
 

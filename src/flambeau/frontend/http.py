@@ -17,6 +17,7 @@ from flambeau.errors import ErrorKind, FlambeauError
 from flambeau.frontend.exchange import Exchange
 from flambeau.frontend.gate import Gate
 from flambeau.frontend.headers import CommonHeaders
+from flambeau.frontend.responses import ResponseLog
 from flambeau.protocols.http import (
     EXCHANGE,
     Endpoint,
@@ -27,11 +28,8 @@ from flambeau.protocols.http import (
 )
 from flambeau.protocols.status import error_response
 from flambeau.serving.tokens import TokenScope
-from flambeau.telemetry.logging import write_line
-from flambeau.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
-access_log = logging.getLogger("ACCESS_LOG")
 
 
 class Mount(NamedTuple):
@@ -44,7 +42,7 @@ class Mount(NamedTuple):
 class Answering(NamedTuple):
     """What all listeners of a server have in common."""
 
-    metrics: Metrics
+    responses: ResponseLog
     gate: Gate
     headers: CommonHeaders
     torchserve_statuses: bool = False
@@ -134,16 +132,17 @@ class Listener:
 
     def _record(self, scope: Scope, exchange: Exchange) -> None:
         """Count the response, and write its line of the access log as TorchServe does."""
-        self._answering.metrics.response(exchange.status)
-        if not access_log.isEnabledFor(logging.INFO):
+        responses = self._answering.responses
+        if not responses.wants_lines:
+            responses.add(exchange.status, "")
             return
         host, port = scope.get("client") or ("unix", 0)
         uri = scope["raw_path"].decode("latin-1")
         if scope["query_string"]:
             uri += "?" + scope["query_string"].decode("latin-1")
         milliseconds = int((time.monotonic() - exchange.started) * 1000)
-        write_line(
-            access_log,
+        responses.add(
+            exchange.status,
             f'/{host}:{port} "{scope["method"]} {_printable(uri)} HTTP/{scope["http_version"]}"'
             f" {exchange.status} {milliseconds}",
         )

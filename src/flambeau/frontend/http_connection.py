@@ -116,9 +116,8 @@ class HttpConnection(asyncio.Protocol):
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
-        for timer in (self._timer, self._idle_timer):
-            if timer is not None:
-                timer.cancel()
+        for timer in filter(None, (self._timer, self._idle_timer)):
+            timer.cancel()
         self._server.connections.discard(self)
         self.flow.resume_writing()
         if exc is None:
@@ -331,6 +330,8 @@ class HttpConnection(asyncio.Protocol):
         if self.pipeline:
             self._start(*self.pipeline.popleft())
             return
+        if self._begun and self._in_head:
+            return  # the next head is late, if anything
         self._idle_from = self.loop.time()
         if self._idle_timer is None:
             self._idle_timer = self.loop.call_later(self._keep_alive_seconds, self._check_idle)

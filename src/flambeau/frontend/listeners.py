@@ -6,10 +6,11 @@ import os
 import socket
 import ssl
 import stat
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import uvicorn
 from typing_extensions import override
 
@@ -23,10 +24,10 @@ HANDSHAKE_SECONDS = 10.0
 """How long a TLS client has to shake hands; uvicorn has no setting, and its loop waits a minute."""
 
 
-def bind(key: str, address: Address) -> socket.socket:
+def bind(key: str, address: Address, *, share: bool = False) -> socket.socket:
     """Bind a listener. Raises `ConfigError` naming the configuration key and the address."""
     try:
-        return _bind_path(address.path) if address.path else _bind_port(address)
+        return _bind_path(address.path) if address.path else _bind_port(address, share=share)
     except OSError as error:
         reason = error.strerror or str(error)
         raise ConfigError(
@@ -35,13 +36,30 @@ def bind(key: str, address: Address) -> socket.socket:
         ) from error
 
 
-def _bind_port(address: Address) -> socket.socket:
+def bind_shared(key: str, address: Address, count: int) -> list[socket.socket]:
+    """Bind a port for `count` processes: connections are spread over that many sockets.
+
+    The first socket is bound alone: a port that another server shares is in use, too. Raises
+    `ConfigError` as `bind` does.
+    """
+    with bind(key, address) as probe:
+        port = int(probe.getsockname()[1])
+    shared = msgspec.structs.replace(address, port=port)
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(bind(key, shared, share=True)) for _ in range(count)]
+        stack.pop_all()  # nothing failed: they stay open
+    return sockets
+
+
+def _bind_port(address: Address, *, share: bool) -> socket.socket:
     family, kind, protocol, _, target = socket.getaddrinfo(
         address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
     sock = socket.socket(family, kind, protocol)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if share:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind(target)
         sock.listen(_BACKLOG)
     except OSError:
@@ -90,6 +108,7 @@ class HttpServer(uvicorn.Server):
                 timeout_graceful_shutdown=round(grace),
             )
         )
+        self.on_serving: Callable[[], None] = lambda: None
         self._bound = sock
 
     @override
@@ -102,7 +121,11 @@ class HttpServer(uvicorn.Server):
         """Accept connections, with a limit on the time of a TLS handshake."""
         if self.config.ssl is None:
             await super().startup(sockets)
-            return
+        else:
+            await self._startup_tls(self.config.ssl)
+        self.on_serving()
+
+    async def _startup_tls(self, context: ssl.SSLContext) -> None:
         make_connection = partial(
             HttpConnection,
             config=self.config,
@@ -113,7 +136,7 @@ class HttpServer(uvicorn.Server):
         listening = await loop.create_server(
             make_connection,
             sock=self._bound,
-            ssl=self.config.ssl,
+            ssl=context,
             backlog=_BACKLOG,
             ssl_handshake_timeout=HANDSHAKE_SECONDS,
         )
@@ -133,3 +156,7 @@ class HttpServer(uvicorn.Server):
     def stop(self) -> None:
         """Close the listener; requests in flight are finished."""
         self.should_exit = True
+
+    def kill(self) -> None:
+        """Wait for nothing any more."""
+        self.force_exit = True

@@ -57,36 +57,52 @@ class Identity(NamedTuple):
     source: str
 
 
-def server_context(config: ServerConfig) -> ssl.SSLContext:
-    """The context of every TLS listener. Raises `ConfigError` naming the key and the file."""
+def server_identity(config: ServerConfig) -> Identity:
+    """The key and certificates of every TLS listener. Raises `ConfigError` naming key and file."""
     identity = _identity(config)
     end = identity.chain[0].not_valid_after_utc
     if end < datetime.datetime.now(datetime.UTC):
         logger.warning("The certificate of %s expired on %s.", identity.source, end.date())
+    return identity
+
+
+def identity_pem(identity: Identity) -> bytes:
+    """The key, not encrypted, and the certificates."""
+    key = identity.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return key + b"".join(each.public_bytes(Encoding.PEM) for each in identity.chain)
+
+
+def server_context(config: ServerConfig) -> ssl.SSLContext:
+    """The context of every TLS listener. Raises `ConfigError` naming the key and the file."""
+    identity = server_identity(config)
+    return context_from(identity_pem(identity), identity.source)
+
+
+def context_from(pem: bytes, source: str) -> ssl.SSLContext:
+    """The context of a TLS listener with this identity. Raises `ConfigError` naming where the identity is from."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(_SUITES)
     context.set_alpn_protocols(["http/1.1"])
     try:
-        _load(context, identity)
+        _load(context, pem)
     except ssl.SSLError as error:
         if "TOO_SMALL" not in str(error.reason) and "TOO_WEAK" not in str(error.reason):
-            raise ConfigError(f"{identity.source} cannot be used for TLS: {error}") from error
+            raise ConfigError(f"{source} cannot be used for TLS: {error}") from error
         logger.warning(
             "The key of %s is too short for today's security; use at least RSA 2048.",
-            identity.source,
+            source,
         )
         context.set_ciphers(_SUITES + _WEAK_KEYS)
-        _load(context, identity)
+        _load(context, pem)
     return context
 
 
-def _load(context: ssl.SSLContext, identity: Identity) -> None:
+def _load(context: ssl.SSLContext, pem: bytes) -> None:
     """Hand the identity to OpenSSL, which reads files only: in a folder that nobody else can read."""
-    key = identity.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     with tempfile.TemporaryDirectory(prefix="flambeau-") as folder:
         file = Path(folder, "identity.pem")
-        file.write_bytes(key + b"".join(each.public_bytes(Encoding.PEM) for each in identity.chain))
+        file.write_bytes(pem)
         context.load_cert_chain(file)
 
 

@@ -132,6 +132,11 @@ class AsyncChannel(asyncio.Protocol, Generic[Message]):
         if self._transport is not None:
             self._transport.abort()
 
+    def finish(self) -> None:
+        """Send what is queued, then close the connection; `on_closed` follows."""
+        if self._transport is not None:
+            self._transport.close()
+
     @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass

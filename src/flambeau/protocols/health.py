@@ -4,7 +4,7 @@ from starlette.types import Receive, Scope, Send
 
 from flambeau.protocols.http import Endpoint, PublicEndpoint, respond_json
 from flambeau.protocols.operations import PING, Operation
-from flambeau.serving.inference import Inference
+from flambeau.serving.inference import DataPlane
 
 
 class Health:
@@ -12,7 +12,7 @@ class Health:
 
     operations: tuple[Operation, ...] = PING
 
-    def __init__(self, inference: Inference) -> None:
+    def __init__(self, inference: DataPlane) -> None:
         self._inference = inference
 
     def endpoint(self, method: str, segments: list[str]) -> Endpoint | None:  # noqa: ARG002
@@ -21,6 +21,6 @@ class Health:
 
     async def ping(self, _scope: Scope, _receive: Receive, send: Send) -> None:
         """Healthy (200) or Unhealthy (500), by the models' default versions."""
-        healthy = self._inference.healthy()
+        healthy = await self._inference.healthy()
         status = "Healthy" if healthy else "Unhealthy"
         await respond_json(send, {"status": status}, 200 if healthy else 500)

@@ -8,7 +8,7 @@ that was rebuilt from headers.
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from starlette.types import Receive, Scope, Send
@@ -179,14 +179,6 @@ def check_path(raw: bytes) -> None:
         shown, place = bad.group()[1:].decode("latin-1"), bad.start() + 1
         text = f"invalid hex byte '{shown}' at index {place} of '{raw.decode('latin-1')}'"
         raise FlambeauError(ErrorKind.INVALID_PATH, text)
-
-
-def spelled_headers(scope: Scope) -> Iterator[tuple[str, str]]:
-    """Every header, its name as the client spelled it where the connection tells."""
-    headers: list[tuple[bytes, bytes]] = scope["headers"]
-    names = (scope.get("extensions") or {}).get(HEADER_NAMES) or [name for name, _ in headers]
-    for name, (_, value) in zip(names, headers, strict=True):
-        yield name.decode("latin-1"), value.decode("latin-1")
 
 
 async def respond(

@@ -12,7 +12,7 @@ from flambeau import COMPATIBLE_VERSION
 from flambeau.protocols.http import Endpoint, method_not_allowed, respond_json
 from flambeau.protocols.operations import KSERVE, KSERVE_READY, OPEN_INFERENCE, Operation
 from flambeau.protocols.prediction import Call, Predictor
-from flambeau.serving.inference import Inference
+from flambeau.serving.inference import DataPlane, Inference
 
 _EXTENSIONS = ["kserve", "kubeflow"]
 
@@ -43,7 +43,7 @@ class OpenInference:
 
     operations: tuple[Operation, ...] = OPEN_INFERENCE
 
-    def __init__(self, inference: Inference) -> None:
+    def __init__(self, inference: DataPlane) -> None:
         self._inference = inference
 
     def endpoint(self, method: str, segments: list[str]) -> Endpoint | None:  # noqa: ARG002
@@ -57,16 +57,16 @@ class OpenInference:
             case ["v2", "health", "live"]:
                 return _constant(lambda: (200, {"live": True}))
             case ["v2", "health", "ready"]:
-                return _constant(self._ready)
+                return self._ready
             case ["v2", "models", _, "versions", _, *_]:
                 text = "Model versioning is not yet supported."
                 return _constant(lambda: (501, {"error": text}))
             case _:
                 return None
 
-    def _ready(self) -> tuple[int, object]:
-        ready = self._inference.ready()
-        return 200 if ready else 503, {"ready": ready}
+    async def _ready(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        ready = await self._inference.ready()
+        await respond_json(send, {"ready": ready}, 200 if ready else 503)
 
 
 class KServeReadiness:

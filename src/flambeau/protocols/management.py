@@ -98,7 +98,7 @@ class ManagementApi:
 
     async def _describe(self, name: str, version: str, parameters: Parameters) -> Answer:
         registry = self._management.registry
-        at_startup = name in self._inference.startup_names()
+        at_startup = name in await self._inference.startup_names()
         if version == "all":
             models = registry.all_versions(name)
             return 200, [await describe_model(model, at_startup=at_startup) for model in models]

@@ -25,7 +25,7 @@ from flambeau.protocols.http import (
 )
 from flambeau.protocols.operations import model_document
 from flambeau.scheduling.queue import Entry
-from flambeau.serving.inference import Inference
+from flambeau.serving.inference import DataPlane
 from flambeau.types import Chunk, Field
 
 PRIVATE_HEADERS = frozenset({"cookie", "proxy-authorization"})
@@ -56,7 +56,7 @@ class Call(msgspec.Struct, frozen=True):
 class Predictor:
     """Answers requests to models."""
 
-    def __init__(self, inference: Inference, max_request_size: int) -> None:
+    def __init__(self, inference: DataPlane, max_request_size: int) -> None:
         self._inference = inference
         self._limit = max_request_size
 
@@ -64,11 +64,11 @@ class Predictor:
         """The endpoint of a route: every method predicts, OPTIONS describes (section 5.1)."""
 
         async def describe(_scope: Scope, _receive: Receive, send: Send) -> None:
-            self._inference.check_model(call.name, call.version)
+            await self._inference.check_model(call.name, call.version)
             await respond_json(send, model_document(call.name))
 
         async def predict(scope: Scope, receive: Receive, send: Send) -> None:
-            self._inference.check_model(call.name, call.version)
+            await self._inference.check_model(call.name, call.version)
             await self.answer(call, await self.fields(call, scope, receive), scope, send)
 
         return describe if method == "OPTIONS" else predict

@@ -9,7 +9,7 @@ from flambeau.errors import ErrorKind, FlambeauError
 from flambeau.protocols.http import Endpoint
 from flambeau.protocols.operations import SAGEMAKER, Operation
 from flambeau.protocols.prediction import Call, Predictor, query_parameters
-from flambeau.serving.inference import Inference
+from flambeau.serving.inference import DataPlane
 
 _PARAMETER = "model_name"
 
@@ -19,7 +19,7 @@ class SageMaker:
 
     operations: tuple[Operation, ...] = SAGEMAKER
 
-    def __init__(self, predictor: Predictor, inference: Inference) -> None:
+    def __init__(self, predictor: Predictor, inference: DataPlane) -> None:
         self._predictor = predictor
         self._inference = inference
 
@@ -41,7 +41,7 @@ class SageMaker:
         name = (
             dict(reversed(query_parameters(scope))).get(_PARAMETER, b"").decode("utf-8", "replace")
         )
-        name = name or self._only_startup_model()
+        name = name or await self._only_startup_model()
         if name:
             await self._predictor.endpoint(method, Call(name, query_fields=True))(
                 scope, receive, send
@@ -55,6 +55,6 @@ class SageMaker:
         call = Call(named.decode("utf-8", "replace"), query_fields=True)
         await self._predictor.answer(call, fields, scope, send)
 
-    def _only_startup_model(self) -> str:
-        names = self._inference.startup_names()
+    async def _only_startup_model(self) -> str:
+        names = await self._inference.startup_names()
         return names[0] if len(names) == 1 else ""

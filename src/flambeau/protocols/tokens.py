@@ -5,6 +5,7 @@ in the key file, for those who may read it, and not in a response that proxies a
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from urllib.parse import parse_qs
 
 from starlette.types import Receive, Scope, Send
@@ -25,8 +26,10 @@ class TokenApi:
 
     operations: tuple[Operation, ...] = ()
 
-    def __init__(self, tokens: Tokens) -> None:
+    def __init__(self, tokens: Tokens, renewed: Callable[[], Awaitable[None]]) -> None:
+        """`renewed` is awaited before a renewal is answered: the new key counts everywhere then."""
         self._tokens = tokens
+        self._renewed = renewed
         self._renewing = asyncio.Lock()
 
     def endpoint(self, method: str, segments: list[str]) -> Endpoint | None:  # noqa: ARG002
@@ -41,6 +44,7 @@ class TokenApi:
         try:
             async with self._renewing:
                 await asyncio.to_thread(self._tokens.renew, _RENEWABLE[named])
+                await self._renewed()
         except OSError as error:
             raise FlambeauError(
                 ErrorKind.INTERNAL,

@@ -26,9 +26,9 @@ class Entry:
     """One accepted request and its reply. Times are seconds on the monotonic clock.
 
     `alone` keeps it out of batches (describe requests). `lane` is the one that the client asked for;
-    `bulk` work yields to other requests, `tokens` is what it will probably cost. `sequence` is its place in a sequence, None
-    for a stateless model. `on_left` is called where the client leaves while a worker computes,
-    and `timer`, which answers an entry that is too late, is cancelled once it is settled.
+    `bulk` work yields to other requests, `tokens` is what it will probably cost. `sequence` is its
+    place in a sequence, None for a stateless model. `on_news` is called where there is something to
+    `take`, `on_left` where the client leaves while a worker computes; and `timer`, which answers an entry that is too late, is cancelled once it is settled.
     """
 
     __slots__ = (
@@ -45,6 +45,7 @@ class Entry:
         "lane",
         "max_part_bytes",
         "on_left",
+        "on_news",
         "on_settled",
         "request",
         "sequence",
@@ -74,6 +75,7 @@ class Entry:
         self.settled = False
         self.size = sum(len(field.value) for field in request.fields)
         self.on_left: Callable[[], None] | None = None
+        self.on_news: Callable[[], None] | None = None
         self.on_settled: Callable[[Entry, FlambeauError | None], None] | None = None
         self._chunks: deque[Chunk] = deque()
         self._unread = 0
@@ -114,12 +116,18 @@ class Entry:
 
     async def next(self) -> Chunk:
         """Wait for the next part of the answer. Raises the entry's error."""
-        while not self._chunks:
-            if self._error is not None:
-                raise self._error
+        while (chunk := self.take()) is None:
             assert not self.settled, "the last chunk was read already"
             self._wakeup = asyncio.get_running_loop().create_future()
             await self._wakeup
+        return chunk
+
+    def take(self) -> Chunk | None:
+        """The next part of the answer, if it is there. Raises the entry's error."""
+        if not self._chunks:
+            if self._error is not None:
+                raise self._error
+            return None
         chunk = self._chunks.popleft()
         self._unread -= len(chunk.body)
         return chunk
@@ -140,6 +148,8 @@ class Entry:
             self.on_settled(self, error)
 
     def _wake(self) -> None:
+        if self.on_news is not None:
+            self.on_news()
         if self._wakeup is not None and not self._wakeup.done():
             self._wakeup.set_result(None)
 

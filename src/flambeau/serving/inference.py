@@ -1,6 +1,7 @@
 """The data plane: finds the model, hands the request over, says whether the server is healthy."""
 
 import uuid
+from typing import Protocol
 
 import msgspec
 
@@ -16,8 +17,38 @@ _NO_WORKER = (
 _NO_ANSWER = "Failed to get customized model metadata: no answer within responseTimeout."
 
 
+class DataPlane(Protocol):
+    """What protocols ask for: of `Inference`, or of the core behind a socket."""
+
+    def submit(
+        self,
+        name: str,
+        version: str,
+        headers: dict[str, str],
+        fields: list[Field],
+        request_id: str,
+    ) -> Entry:
+        """Accept one request for a model; `version` "" means its default.
+
+        The caller reads the answer from the entry, and cancels it if the client leaves. An error
+        may be raised here, or be the entry's.
+        """
+
+    async def check_model(self, name: str, version: str) -> None:
+        """Raise the error of a request for this model before its body is read, if there is one."""
+
+    async def startup_names(self) -> list[str]:
+        """Names of the models that were loaded when the server started, sorted."""
+
+    async def ready(self) -> bool:
+        """Whether each name's default version has all the workers that it should have, loaded."""
+
+    async def healthy(self) -> bool:
+        """Whether each name's default version has the workers it should have (section 5.9)."""
+
+
 class Inference:
-    """Predictions, for every protocol."""
+    """Predictions, for every protocol: the `DataPlane` of the server process."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -30,13 +61,14 @@ class Inference:
         fields: list[Field],
         request_id: str = "",
     ) -> Entry:
-        """Accept one request for a model; `version` "" means its default.
+        """Accept one request for a model. Raises the error of one that is refused."""
+        return self.accept(
+            name, version, InferenceRequest(request_id or str(uuid.uuid4()), headers, fields)
+        )
 
-        The caller reads the answer from the entry, and cancels it if the client leaves.
-        """
-        model = self._registry.get(name, version)
-        request = InferenceRequest(request_id or str(uuid.uuid4()), headers, fields)
-        return model.submit(request, version)
+    def accept(self, name: str, version: str, request: InferenceRequest) -> Entry:
+        """Accept a request that is one already."""
+        return self._registry.get(name, version).submit(request, version)
 
     async def describe(self, name: str, version: str) -> dict[str, object]:
         """What the handler's `describe_handle` tells; {} if that is no object (section 6.3).
@@ -59,11 +91,11 @@ class Inference:
             document = None
         return document if isinstance(document, dict) else {}
 
-    def check_model(self, name: str, version: str) -> None:
+    async def check_model(self, name: str, version: str) -> None:
         """Raise the error of a request for this model before its body is read, if there is one."""
         self._registry.get(name, version)
 
-    def startup_names(self) -> list[str]:
+    async def startup_names(self) -> list[str]:
         """Names of the models that were loaded when the server started, sorted."""
         return sorted({m.key.name for m in self._registry if m.registration.at_startup})
 
@@ -71,7 +103,7 @@ class Inference:
         """Whether the name's default version has a worker that has loaded it."""
         return self._registry.get(name).pool.ready_count() > 0
 
-    def ready(self) -> bool:
+    async def ready(self) -> bool:
         """Whether each name's default version has all the workers that it should have, loaded."""
         return all(
             model.pool.ready_count() >= model.minimum
@@ -79,7 +111,7 @@ class Inference:
             if self._registry.is_default(model)
         )
 
-    def healthy(self) -> bool:
+    async def healthy(self) -> bool:
         """Whether each name's default version has the workers it should have (section 5.9).
 
         Workers that are being loaded for the first time count; workers that fail to load do not.

@@ -17,10 +17,12 @@ from pathlib import Path
 
 from flambeau.archive.staging import staged_file
 from flambeau.errors import ConfigError
+from flambeau.ipc.frontend_messages import Keys
 
 logger = logging.getLogger(__name__)
 
 _KEY_BYTES = 32
+_LAST = datetime.datetime(9999, 1, 1, tzinfo=datetime.UTC).timestamp()
 _BEARER = re.compile(r"Bearer[ \t]+(\S+)")
 
 
@@ -36,34 +38,13 @@ def _utc_now() -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC)
 
 
-class Tokens:
-    """The keys of one run of the server, and their file.
+class Keyring:
+    """Keys by scope, and when they end. The `API` key, which renews the others, never expires."""
 
-    `lifetime` is in minutes and counts by the wall clock, as the file tells it; the `API` key, which
-    renews the others, never expires.
-    """
-
-    def __init__(
-        self,
-        file: Path,
-        lifetime: float,
-        now: Callable[[], datetime.datetime] = _utc_now,
-    ) -> None:
-        """Make the keys and write the file. Raises `ConfigError` where it cannot be written."""
-        self.file = file.absolute()
+    def __init__(self, now: Callable[[], datetime.datetime] = _utc_now) -> None:
         self._now = now
-        self._lifetime = datetime.timedelta(seconds=int(lifetime * 60))
-        self._keys = {scope: secrets.token_urlsafe(_KEY_BYTES) for scope in TokenScope}
-        end = self._end()
-        self._ends = {TokenScope.INFERENCE: end, TokenScope.MANAGEMENT: end}
-        try:
-            self._write()
-        except OSError as error:
-            raise ConfigError(
-                f"Token authorization is on, but its key file {self.file} cannot be written:"
-                f" {error.strerror or error}. Start the server in a folder that it may write to, set"
-                " key_file in config.properties, or turn tokens off with --disable-token-auth."
-            ) from error
+        self._keys: dict[TokenScope, str] = {}
+        self._ends: dict[TokenScope, datetime.datetime] = {}
 
     def scope_of(self, key: str) -> TokenScope | None:
         """What a key opens now; None for one that is wrong or expired.
@@ -78,6 +59,50 @@ class Tokens:
         if found in self._ends and self._now() >= self._ends[found]:
             return None
         return found
+
+    def share(self) -> Keys:
+        """The keys as they are now, for a front-end process."""
+        return Keys(
+            {scope.value: key for scope, key in self._keys.items()},
+            {scope.value: min(end.timestamp(), _LAST) for scope, end in self._ends.items()},
+        )
+
+    def take(self, shared: Keys) -> None:
+        """Let these keys count from now on."""
+        self._keys = {TokenScope(scope): key for scope, key in shared.keys.items()}
+        self._ends = {
+            TokenScope(scope): datetime.datetime.fromtimestamp(end, datetime.UTC)
+            for scope, end in shared.ends.items()
+        }
+
+
+class Tokens(Keyring):
+    """The keys of one run of the server, and their file.
+
+    `lifetime` is in minutes and counts by the wall clock, as the file tells it.
+    """
+
+    def __init__(
+        self,
+        file: Path,
+        lifetime: float,
+        now: Callable[[], datetime.datetime] = _utc_now,
+    ) -> None:
+        """Make the keys and write the file. Raises `ConfigError` where it cannot be written."""
+        super().__init__(now)
+        self.file = file.absolute()
+        self._lifetime = datetime.timedelta(seconds=int(lifetime * 60))
+        self._keys = {scope: secrets.token_urlsafe(_KEY_BYTES) for scope in TokenScope}
+        end = self._end()
+        self._ends = {TokenScope.INFERENCE: end, TokenScope.MANAGEMENT: end}
+        try:
+            self._write()
+        except OSError as error:
+            raise ConfigError(
+                f"Token authorization is on, but its key file {self.file} cannot be written:"
+                f" {error.strerror or error}. Start the server in a folder that it may write to, set"
+                " key_file in config.properties, or turn tokens off with --disable-token-auth."
+            ) from error
 
     def renew(self, scope: TokenScope) -> None:
         """Replace a key in the file and at once in the server. Raises `OSError`: the old one stays.

@@ -92,14 +92,14 @@ class LineHandler(logging.Handler):
         super().close()
 
 
-def write_line(logger: logging.Logger, text: str) -> None:
-    """Log one printable line at level INFO. There may be thousands a second: where the logger's
-    handlers are ours, no record is made."""
+def write_line(logger: logging.Logger, text: str, when: str = "") -> None:
+    """Log one printable line at level INFO, now or as of `when` (a `log_time`). There may be
+    thousands a second: where the logger's handlers are ours, no record is made."""
     handlers = logger.handlers
     if logger.propagate or not all(isinstance(handler, LineHandler) for handler in handlers):
         logger.info("%s", text)
         return
-    now = log_time()[0]
+    now = when or log_time()[0]
     for handler in handlers:
         assert isinstance(handler, LineHandler)
         handler.write(f"{now}{handler.between}{text}")
