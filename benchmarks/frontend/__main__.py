@@ -1,62 +1,88 @@
-"""CPU time per small request, of the server process and of its further front-end processes.
+"""CPU time per small request, of the server process and of its front-end processes.
 
-    python -m benchmarks.frontend [--against LABEL=SOURCES] [--write]
+    python -m benchmarks.frontend [--quick] [--against LABEL=SOURCES]
 
-An echo handler, closed loops of 1 and 16 keep-alive connections from a process of its own, with one
-and with two front-end processes. Systems take turns, A B A B; figures are medians of the rounds.
-`--against` compares with other sources of Flambeau, for example those of an older checkout.
+An echo handler, closed loops of 1 and 16 keep-alive connections from a process of its own, served by
+the server process and by two front-end processes. `--against` compares with other sources of
+Flambeau, for example those of an older checkout.
 """
 
 import argparse
 import contextlib
-import datetime
-import importlib.metadata
 import json
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from benchmarks.frontend.servers import Server, Variant, running
+from benchmarks.report import Report, add_arguments, output_folder
 
-FOLDER = Path(__file__).parents[2] / "docs" / "benchmarks"
-CONNECTIONS = (1, 16)
 WARM_SECONDS = 1.0
-LIBRARIES = ("uvicorn", "uvloop", "httptools", "msgspec")
-COLUMNS = ("requests_per_s", "server_us", "front_ends_us", "p50_ms", "p99_ms")
+LOOP_TURNS = 300_000
+COLUMNS = {
+    "requests_per_s": "requests/s",
+    "server_us": "server process, µs/request",
+    "front_ends_us": "front ends, µs/request",
+    "p50_ms": "p50, ms",
+    "p99_ms": "p99, ms",
+    "loop_ns": "loop, ns",
+}
 
 Figures = dict[str, float]
+Found = dict[tuple[int, str], list[Figures]]
 
 
 def main() -> None:
-    """Run, print the table, and write it where that is wanted."""
+    """Run the comparison and write its report."""
     parser = argparse.ArgumentParser(prog="benchmarks.frontend", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=3, help="length of a load run")
-    parser.add_argument("--connections", type=int, nargs="+", default=CONNECTIONS)
-    parser.add_argument("--http-workers", type=int, nargs="+", default=(1, 2))
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--seconds", type=float, default=2, help="length of a load run")
+    parser.add_argument("--connections", type=int, nargs="+", default=[1, 16])
+    parser.add_argument("--http-workers", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--against", action="append", default=[], metavar="LABEL=SOURCES")
-    parser.add_argument("--write", action="store_true", help=f"write the report into {FOLDER}")
+    add_arguments(parser)
     arguments = parser.parse_args()
+    rounds = arguments.rounds or (2 if arguments.quick else 7)
+    size = arguments.batch_size
     variants = [
-        Variant(f"N={count}", f"http_workers={count}" if count > 1 else "")
+        Variant(f"http_workers={count}", f"http_workers={count}" if count > 1 else "", "", size)
         for count in arguments.http_workers
     ]
-    variants += [Variant(label, "", path) for label, path in map(_pair, arguments.against)]
-    rows = compare(variants, arguments.connections, arguments.rounds, arguments.seconds)
-    table = _table(rows)
-    print(table)
-    if arguments.write:
-        _write(table, rows, arguments)
+    variants += [Variant(label, "", path, size) for label, path in map(_pair, arguments.against)]
+    report = Report(
+        "frontend",
+        "The front end's own cost",
+        f"An echo handler answers 30 bytes, batches of at most {size}, TorchServe's default logs and"
+        " metrics on. CPU time is the process's user and system time, divided by the requests that"
+        f" were answered. Medians of {rounds} rounds of {arguments.seconds:g} s; systems take turns.",
+    )
+    found = compare(variants, arguments.connections, rounds, arguments.seconds)
+    rows = [
+        [label, count, *(statistics.median(each[key] for each in runs) for key in COLUMNS)]
+        for (count, label), runs in sorted(found.items())
+    ]
+    report.table(
+        "Per request",
+        ["system", "connections", *COLUMNS.values()],
+        rows,
+        "`loop` is the CPU time of one turn of an empty Python loop beside each run: where it is"
+        " high, neighbours on the machine make every instruction slower.",
+    )
+    report.data["runs"] = [
+        {"connections": count, "system": label, **each}
+        for (count, label), runs in found.items()
+        for each in runs
+    ]
+    report.write(output_folder(arguments))
 
 
-def compare(
-    variants: list[Variant], connections: list[int], rounds: int, seconds: float
-) -> list[dict[str, object]]:
-    """Median figures of each variant at each number of connections."""
-    found: dict[tuple[str, int], list[Figures]] = {}
+def compare(variants: list[Variant], connections: list[int], rounds: int, seconds: float) -> Found:
+    """Figures of each run, by number of connections and system."""
+    found: Found = {}
     with tempfile.TemporaryDirectory(prefix="frontend-") as folder, contextlib.ExitStack() as stack:
         servers = {
             each.label: stack.enter_context(running(each, Path(folder, each.label)))
@@ -68,18 +94,16 @@ def compare(
             for count in connections:
                 for label, server in servers.items():
                     figures = _measure(server, count, seconds)
-                    found.setdefault((label, count), []).append(figures)
+                    found.setdefault((count, label), []).append(figures)
                     print(number, label, count, _shown(figures), file=sys.stderr)
-    return [
-        {"system": label, "connections": count}
-        | {key: statistics.median(each[key] for each in runs) for key in COLUMNS}
-        for (label, count), runs in found.items()
-    ]
+    return found
 
 
 def _measure(server: Server, connections: int, seconds: float) -> Figures:
+    loop = _loop_ns()
     core, front = server.core_seconds(), server.front_end_seconds()
     result = _load(server, connections, seconds)
+    loop = (loop + _loop_ns()) / 2
     per_request = 1e6 / result["requests"]
     return {
         "requests_per_s": result["requests"] / result["seconds"],
@@ -87,7 +111,16 @@ def _measure(server: Server, connections: int, seconds: float) -> Figures:
         "front_ends_us": (server.front_end_seconds() - front) * per_request,
         "p50_ms": result["p50_ms"],
         "p99_ms": result["p99_ms"],
+        "loop_ns": loop,
     }
+
+
+def _loop_ns() -> float:
+    """CPU time of one turn of an empty loop: how fast this machine is right now."""
+    started = time.process_time()
+    for _ in range(LOOP_TURNS):
+        pass
+    return (time.process_time() - started) / LOOP_TURNS * 1e9
 
 
 def _load(server: Server, connections: int, seconds: float) -> Figures:
@@ -105,48 +138,6 @@ def _shown(figures: Figures) -> str:
 def _pair(text: str) -> tuple[str, str]:
     label, _, path = text.partition("=")
     return label, str(Path(path).resolve())
-
-
-def _table(rows: list[dict[str, object]]) -> str:
-    lines = [
-        "| system | connections | requests/s | server process, µs/request | front ends, µs/request"
-        " | p50, ms | p99, ms |",
-        "| --- " * 7 + "|",
-    ]
-    for row in sorted(rows, key=lambda row: (row["connections"], row["system"])):
-        cells = [f"{row[key]:.0f}" for key in COLUMNS[:3]] + [
-            f"{row[key]:.2f}" for key in COLUMNS[3:]
-        ]
-        lines.append(f"| {row['system']} | {row['connections']} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _write(table: str, rows: list[dict[str, object]], arguments: argparse.Namespace) -> None:
-    about = {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": _machine(),
-        "versions": {"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in ("flambeau", *LIBRARIES)},
-        "rounds": arguments.rounds,
-        "seconds": arguments.seconds,
-    }
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    document = json.dumps({**about, "results": rows}, indent=1, ensure_ascii=False)
-    (FOLDER / "frontend.json").write_text(document + "\n")
-    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
-    (FOLDER / "frontend.md").write_text(
-        f"# The front end's own cost\n\n{__doc__.partition('An echo')[1]}"
-    )
-    del versions
-
-
-def _machine() -> str:
-    models = [
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
-    return f"{models[0]}, {len(models)} cores, {platform.system()} {platform.release()}"
 
 
 if __name__ == "__main__":

@@ -21,14 +21,12 @@ import uvicorn
 from starlette.types import Scope
 from typing_extensions import override
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from uvicorn.server import ServerState
 
 from flambeau.errors import ErrorKind
-from flambeau.frontend.exchange import Exchange, new_request_id
+from flambeau.frontend.exchange import Exchange, refusal
 from flambeau.protocols.http import EXCHANGE, HEADER_NAMES
-from flambeau.protocols.status import http_error, json_body
 
 if TYPE_CHECKING:
     from flambeau.frontend.http import Listener
@@ -85,8 +83,9 @@ class HttpConnection(asyncio.Protocol):
         self._expects_continue = False
         self._method = b""  # the request's own, where the parser was given another
         self._connecting = False  # a CONNECT request: what follows is not HTTP
-        self._head_bytes = 0
-        self._unfinished_bytes = 0
+        self._unfinished_bytes = 0  # of a head that is not complete, at least
+        self._may_be_long = False  # whether the head has to be measured when it is
+        self._is_too_long = False
         self._in_head = True
         self._resuming = False  # whether a new parser is told of a head that was read already
         self._begun = False  # whether a request's first byte has come, and not yet its last
@@ -102,13 +101,12 @@ class HttpConnection(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)
         self.flow = FlowControl(self.transport)
         self._server.connections.add(self)  # type: ignore[arg-type]  # uvicorn names its own classes
-        scheme = "https" if is_ssl(self.transport) else "http"
         self._ends = {
             "type": "http",
             "asgi": _ASGI,
             "server": get_local_addr(self.transport),
             "client": get_remote_addr(self.transport),
-            "scheme": scheme,
+            "scheme": "https" if is_ssl(self.transport) else "http",
             "root_path": "",
         }
         self._late_from = self.loop.time()
@@ -142,11 +140,13 @@ class HttpConnection(asyncio.Protocol):
             if not self._begun:
                 data = self._with_known_method(data)
             self._unfinished_bytes += len(data)
+        if not self._in_head or self._unfinished_bytes > MAX_HEAD_BYTES:
+            self._may_be_long = True
         self._idle_from = None
         try:
             self._parse(data)
         except httptools.HttpParserError:
-            self._refuse(431 if self._head_bytes > MAX_HEAD_BYTES else 400)
+            self._refuse(431 if self._is_too_long else 400)
         if self._in_head and self._unfinished_bytes > MAX_HEAD_BYTES:
             self._refuse(431)
         if self.transport.is_closing() or not self._owes():
@@ -214,7 +214,6 @@ class HttpConnection(asyncio.Protocol):
         self._late_from = None
         self._begun = True
         self._in_head = True
-        self._head_bytes = 0
         self._url = b""
         self._headers = []
         self._names = []
@@ -225,7 +224,6 @@ class HttpConnection(asyncio.Protocol):
         if self._resuming:
             return
         self._url += url
-        self._count(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header."""
@@ -236,7 +234,6 @@ class HttpConnection(asyncio.Protocol):
         self._headers.append((key, value))
         if key == b"expect" and value.lower() == b"100-continue":
             self._expects_continue = True
-        self._count(len(name) + len(value))
 
     def on_headers_complete(self) -> None:
         """Run the application for this request, after those before it."""
@@ -244,6 +241,8 @@ class HttpConnection(asyncio.Protocol):
             return
         self._in_head = False
         self._unfinished_bytes = 0
+        if self._may_be_long:
+            self._measure()
         version = self.parser.get_http_version()
         method = (self._method or self.parser.get_method()).decode("ascii")
         self._method = b""
@@ -302,23 +301,27 @@ class HttpConnection(asyncio.Protocol):
         self._method = match.group(1)
         return b"POST" + data[match.end(1) :]
 
-    def _count(self, size: int) -> None:
-        self._head_bytes += size
-        if self._head_bytes > MAX_HEAD_BYTES:
-            raise ValueError("too large")  # the parser stops, and the request is refused
+    def _measure(self) -> None:
+        self._may_be_long = False
+        size = len(self._url) + sum(len(key) + len(value) for key, value in self._headers)
+        if size > MAX_HEAD_BYTES:
+            self._is_too_long = True
+            raise ValueError("too long")  # the parser stops, and the request is refused
 
     # one request after the other
 
     def _start(self, exchange: Exchange, scope: Scope) -> None:
         self._running = exchange
-        task = self.loop.create_task(self._run(exchange, scope))
+        task = exchange.task = self.loop.create_task(self._run(exchange, scope))
         self._server.tasks.add(task)
 
     async def _run(self, exchange: Exchange, scope: Scope) -> None:
         try:
             await self._listener(scope, exchange.receive, exchange.send)
         finally:
-            self._server.tasks.discard(cast("asyncio.Task[None]", asyncio.current_task(self.loop)))
+            assert exchange.task is not None
+            self._server.tasks.discard(exchange.task)
+            exchange.task = None
             if not exchange.response_complete:  # an unfinished body tells the client
                 self.transport.close()
 
@@ -392,11 +395,5 @@ class HttpConnection(asyncio.Protocol):
         if status == 408:
             kind = ErrorKind.REQUEST_TIMEOUT
             message = f"The request's headers were not complete after {HEAD_SECONDS:g} s."
-        body = json_body({"code": status, "type": http_error(kind).type, "message": message})
-        head = (
-            f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
-            f"x-request-id: {new_request_id()}\r\nconnection: close\r\n\r\n"
-        )
-        common = self._listener.headers.beside(())
-        self.transport.write(STATUS_LINE[status] + common + head.encode() + body)
+        self.transport.write(refusal(status, kind, message, self._listener.headers.beside(())))
         self.transport.close()

@@ -49,14 +49,14 @@ class FrameDecoder(Generic[Message]):
         if buffered:
             self._buffer += data
             data = self._buffer
-        start = 0
+        start, received = 0, len(data)
         try:
-            while len(data) - start >= HEADER.size:
+            while received - start >= HEADER.size:
                 (size,) = HEADER.unpack_from(data, start)
                 if size > MAX_FRAME_BYTES:
                     raise FramingError(f"a frame announces {size} bytes")
                 end = start + HEADER.size + size
-                if len(data) < end:
+                if received < end:
                     break
                 with memoryview(data)[start + HEADER.size : end] as payload:
                     message = self.decode(payload)
@@ -65,7 +65,7 @@ class FrameDecoder(Generic[Message]):
         finally:
             if buffered:
                 del self._buffer[:start]
-            elif start < len(data):
+            elif start < received:
                 self._buffer += memoryview(data)[start:]
 
     def decode(self, payload: bytes | memoryview) -> Message:
