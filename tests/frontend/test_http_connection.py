@@ -196,6 +196,13 @@ def test_a_connection_without_a_byte_is_closed(
     assert exchange(echo_server, b"") == b""
 
 
+def test_an_idle_connection_is_closed(echo_server: RunningServer) -> None:
+    """Silently, some seconds after its last answer."""
+    received = exchange(echo_server, GET + b"\r\n" + GET + b"\r\n")
+    assert received.count(b"HTTP/1.1 200 ") == 2
+    assert b"connection: close" not in received
+
+
 @pytest.mark.parametrize("sent", [b"", b"12345"])
 def test_a_body_that_stalls_is_a_408(
     echo_server: RunningServer, monkeypatch: pytest.MonkeyPatch, sent: bytes

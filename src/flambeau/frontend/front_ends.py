@@ -45,7 +45,7 @@ _RESTART_SECONDS = (0, 1, 2, 5, 10, 30)
 """Waits before a new process, by how many in a row have died young."""
 _YOUNG_SECONDS = 30.0
 _START_SECONDS = 30.0
-_KEYS_SECONDS = 5.0
+_KEYS_SECONDS = 15.0
 """How long a renewal waits for a process that does not take the new keys; then it is ended."""
 _LAST_WORDS_SECONDS = 5.0
 """Beyond the grace of a stop: how long a process may take to end."""

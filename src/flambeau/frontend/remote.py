@@ -94,11 +94,11 @@ class RemoteInference:
     def refused(self, message: Refused) -> None:
         """An error instead of an answer."""
         error = _error(message)
-        if message.kind in (ErrorKind.MODEL_NOT_FOUND, ErrorKind.VERSION_NOT_FOUND):
-            self._known.clear()
         if (reply := self._replies.get(message.number)) is not None:
             self._replies.pop(message.number)  # before it is settled: the core knows
             reply.fail(error)
+            if message.kind in (ErrorKind.MODEL_NOT_FOUND, ErrorKind.VERSION_NOT_FOUND):
+                self._known.clear()  # a model has gone
         question = self._questions.pop(message.number, None)
         if question is not None and not question.done():
             question.set_exception(error)

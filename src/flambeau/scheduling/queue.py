@@ -28,7 +28,8 @@ class Entry:
     `alone` keeps it out of batches (describe requests). `lane` is the one that the client asked for;
     `bulk` work yields to other requests, `tokens` is what it will probably cost. `sequence` is its
     place in a sequence, None for a stateless model. `on_news` is called where there is something to
-    `take`, `on_left` where the client leaves while a worker computes; and `timer`, which answers an entry that is too late, is cancelled once it is settled.
+    `take`, `on_left` where the client leaves while a worker computes; `timer`, which answers an
+    entry that is too late, is cancelled once it is settled.
     """
 
     __slots__ = (

@@ -117,10 +117,14 @@ class Pool:
 
     def failure(self) -> LoadError | None:
         """Why no worker can answer: set when every slot failed to load, else None."""
-        active = self.active()
-        if active and all(slot.error is not None for slot in active):
-            return active[0].error
-        return None
+        first: LoadError | None = None
+        for slot in self.slots:
+            if slot.retired:
+                continue
+            if slot.error is None:
+                return None  # nearly always the first one: this is asked with each request
+            first = first or slot.error
+        return first
 
     def threads_per_worker(self) -> int:
         """An equal share of the cores for each worker on the CPU; never oversubscribed."""

@@ -111,7 +111,7 @@ class LineWriter:
                 self._awake = True
             if max(map(len, self._waiting.values())) < _AT_ONCE:
                 self._closing.wait(_LINGER_SECONDS)
-            for sink, lines in self._waiting.items():
+            for sink, lines in list(self._waiting.items()):
                 if lines:
                     batch = lines[:_AT_ONCE]  # others only append
                     del lines[: len(batch)]
