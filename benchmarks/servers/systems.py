@@ -36,7 +36,8 @@ class Place(NamedTuple):
 class System(NamedTuple):
     """How one system is started and asked; `prepare` is done before the clock starts.
 
-    `handler` is the section of model-config.yaml, for Flambeau. `label` reads the answer's label. `settings` is what the report says about its configuration.
+    `handler` is how Flambeau's archive is packed. `label` reads the answer's label. `settings` is
+    what the report says about its configuration.
     """
 
     title: str
@@ -51,9 +52,9 @@ class System(NamedTuple):
 
 
 def flambeau(title: str, **handler: object) -> System:
-    """Flambeau with this `handler:` section in its model-config.yaml.
+    """Flambeau with an archive packed with these settings (flags of `flambeau pack`).
 
-    Without one it serves the model's folder, with no setting at all.
+    Without any it serves the model's folder, with no setting at all.
     """
 
     def prepare(place: Place) -> None:
@@ -74,11 +75,11 @@ def flambeau(title: str, **handler: object) -> System:
 
 def _pack(place: Place, handler: Mapping[str, object]) -> None:
     """Each time anew, since packing may export, and exporting may have changed."""
-    config = place.folder / "own-config.yaml"
-    config.write_text(yaml.safe_dump({"handler": {"task": "text-classification", **handler}}))
     words = [place.tool("flambeau"), "pack", str(place.model), "--name", "bench"]
-    words += ["--config-file", str(config), "--export-path", str(place.folder)]
-    _run(place, [*words, "--archive-format", "zip-store"])
+    words += ["--export-path", str(place.folder), "--archive-format", "zip-store"]
+    for key, value in handler.items():
+        words += [f"--{key.replace('_', '-')}", str(value)]
+    _run(place, words)
 
 
 def _best_label(answer: bytes) -> str:
@@ -174,6 +175,7 @@ SYSTEMS: Mapping[str, System] = {
     "flambeau-int8": flambeau("Flambeau int8", precision="int8"),
     "flambeau-onnx": flambeau("Flambeau ONNX", engine="onnx"),
     "flambeau-openvino": flambeau("Flambeau OpenVINO", engine="openvino"),
+    "flambeau-openvino-int8": flambeau("Flambeau OpenVINO int8", engine="openvino", precision="int8"),
     "torchserve": System(
         "TorchServe 0.12", "torchserve", "batchSize 8, maxBatchDelay 50, padded to 150 tokens",
         _torchserve, "/predictions/bench", "{text}", bytes.decode, _pack_for_torchserve,
