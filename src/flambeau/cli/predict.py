@@ -92,7 +92,7 @@ def _read_input(text: str | None, file: Path | None) -> tuple[bytes, str]:
 
 
 async def _predict(config: ServerConfig, target: Target, field: Field) -> bytes:
-    core = Core(config)
+    core = Core(config, import_ahead=not target.light)
     async with core.running():
         registration = Registration(str(target.path), model_name=target.name, at_startup=True)
         try:
