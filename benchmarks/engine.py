@@ -164,7 +164,7 @@ def _systems(folder: Path, device: str) -> list[System]:
                 precision=precision,
             )
         )
-        engine.begin()
+        engine.begin(0)  # as many threads as torch has
         systems.append(System(f"packed {precision}", _packed(engine)))
     return systems
 
