@@ -95,8 +95,12 @@ class Engine(Protocol):
 
     `padding` counts the tokens that were computed only to make rows equally long. `limits` say
     which rows should run together, None: none. `precision` is what it computes in, such as `fp32`.
+
+    `forks` (False where a class says nothing): on a CPU, loading it leaves no thread behind and
+    depends on no number of threads, so that workers can be forked once it is loaded.
     """
 
+    forks: bool
     device: str
     padding: int
     precision: Precision
@@ -109,7 +113,7 @@ class Engine(Protocol):
         """Load the model. Raises `LoadError` with the real cause.
 
         Weights and what is computed from them may be shared by several processes, each of which
-        calls `begin`: on a CPU, a model is loaded with one thread and then forked.
+        calls `begin`: with `forks`, a model is loaded with one thread and then forked.
         """
 
     def begin(self, threads: int) -> None:

@@ -54,6 +54,8 @@ class Engine:
     out, and such a model then gets one row at a time, padded to `max_length`.
     """
 
+    forks = True
+
     def __init__(self, source: ModelSource) -> None:
         self._source = source
         self.device = pick_device(source.gpu, cuda_available=torch.cuda.is_available())

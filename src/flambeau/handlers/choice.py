@@ -14,6 +14,10 @@ from flambeau.types import OutputShape
 _logger = logging.getLogger(__name__)
 
 
+class NotShareableError(Exception):
+    """The model's workers cannot be forked once it is loaded: each has to load it for itself."""
+
+
 class Choice(NamedTuple):
     """Who answers: our native handler (in which output shape by default), or the archive's.
 

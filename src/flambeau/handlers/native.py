@@ -71,6 +71,10 @@ class HandlerContext(Protocol):
         """The engine and the precision that `flambeau tune` found best, if it was asked."""
 
     @property
+    def to_fork(self) -> bool:
+        """Whether this process is to be forked once the model is loaded."""
+
+    @property
     def manifest(self) -> Mapping[str, object] | None:
         """The archive's MANIFEST.json."""
 
@@ -109,8 +113,8 @@ class TransformersHandler:
     def initialize(self, context: HandlerContext) -> None:
         """Load the archive's model and run its task's example once.
 
-        Raises `ConfigError` for wrong settings and `LoadError` where the model does not load or
-        does not run.
+        Raises `ConfigError` for wrong settings, `LoadError` where the model does not load or does
+        not run, and `NotShareableError` where a fork would not survive it.
         """
         self._model = load_model(
             Path(str(context.system_properties["model_dir"])),
@@ -120,6 +124,7 @@ class TransformersHandler:
                 _gpu_index(context.system_properties.get("gpu_id")), context.compute_threads
             ),
             measured=context.measured_engine,
+            to_fork=context.to_fork,
         )
         self.initialized = True
         logger.info("Serving: %s.", ", ".join(f"{key} {text}" for key, text in self.info().items()))

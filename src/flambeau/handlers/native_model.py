@@ -11,6 +11,7 @@ from flambeau import engines, tasks
 from flambeau.archive.graphs import GRAPH_SUFFIXES
 from flambeau.engines.base import Engine, GenerationSettings, ModelSource, TokenSequence
 from flambeau.errors import ConfigError, LoadError, PredictionError, first_line
+from flambeau.handlers.choice import NotShareableError
 from flambeau.handlers.labels import read_labels, warn_missing_labels
 from flambeau.handlers.settings import HandlerSettings, read_json_object, read_settings
 from flambeau.handlers.tokenizer import TextTokenizer, load_tokenizer, model_positions
@@ -73,12 +74,13 @@ def load_model(
     *,
     device: Device,
     measured: tuple[str, Precision] | None = None,
+    to_fork: bool = False,
 ) -> NativeModel:
     """Load an unpacked archive's model and run its task's example once.
 
     `measured` are the engine and the precision to take on a CPU where the settings leave the engine
-    open. Raises `ConfigError` for wrong settings and `LoadError` where the model does not load or
-    does not run.
+    open. Raises `ConfigError` for wrong settings, `LoadError` where the model does not load or does
+    not run, and `NotShareableError` where the process is `to_fork` and the engine does not survive it.
     """
     parts = load_parts(model_dir, manifest, yaml_config, device=device)
     settings = parts.settings
@@ -87,13 +89,16 @@ def load_model(
     engine_name = parts.engine
     if settings.engine == "auto" and measured is not None and device.gpu is None:
         engine_name, precision = measured
+    engine_class = engines.load(engine_name)
+    if to_fork and not getattr(engine_class, "forks", False):
+        raise NotShareableError
     source = msgspec.structs.replace(parts.source, precision=precision)
     new_tokens = settings.max_length or _whole(parts.generation_config.get("max_new_tokens"))
     model = NativeModel(
         settings=settings,
         task=parts.task,
         tokenizer=parts.tokenizer,
-        engine=engines.load(engine_name)(source),
+        engine=engine_class(source),
         engine_name=engine_name,
         positions=model_positions(parts.config),
         new_tokens=new_tokens or DEFAULT_NEW_TOKENS,

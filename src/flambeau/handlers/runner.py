@@ -18,7 +18,7 @@ from flambeau.archive.yaml_config import read_yaml
 from flambeau.errors import ArchiveError, LoadError
 from flambeau.handlers import removed_calls
 from flambeau.handlers.answers import Abandoned, Answers, Emit
-from flambeau.handlers.choice import Choice, choose
+from flambeau.handlers.choice import Choice, NotShareableError, choose
 from flambeau.handlers.entry import (
     Entry,
     instance_entry,
@@ -42,7 +42,7 @@ from flambeau.types import InferenceRequest, MetricSample
 if TYPE_CHECKING:
     from flambeau.handlers.native_runs import NativeRuns
 
-__all__ = ["Runner"]
+__all__ = ["NotShareableError", "Runner"]
 
 _logger = logging.getLogger(__name__)
 
@@ -71,23 +71,26 @@ class Runner:
         self._max_requests = load.max_requests or self.default_batch_size or 0
 
     @classmethod
-    def load(cls, load: Load) -> Self:
+    def load(cls, load: Load, *, to_fork: bool = False) -> Self:
         """Find and initialise the handler of an unpacked archive.
 
         Changes this process: the archive becomes the working directory and comes first on the
         import path, and TorchServe's interface becomes importable as `ts`. Raises LoadError with
-        one line that holds the real cause.
+        one line that holds the real cause; with `to_fork`, NotShareableError where the process that
+        calls could not be forked afterwards: for users' handlers, before anything of them runs.
         """
         model_dir = Path(load.model_dir).resolve()
         try:
-            return cls._load(load, model_dir)
+            return cls._load(load, model_dir, to_fork=to_fork)
+        except NotShareableError:
+            raise
         except BaseException as error:
             if not isinstance(error, LoadError):
                 _logger.exception("The model %s failed to load.", load.name)
             raise load_failure(error, model_dir) from error
 
     @classmethod
-    def _load(cls, load: Load, model_dir: Path) -> Self:
+    def _load(cls, load: Load, model_dir: Path, *, to_fork: bool) -> Self:
         manifest: dict[str, Any] | None = read_manifest_document(model_dir)
         config = _read_model_config(model_dir, manifest)
         metrics = MetricsCacheYamlImpl(model_name=load.name)
@@ -109,6 +112,7 @@ class Runner:
         )
         context.compute_threads = load.threads
         context.measured_engine = load.measured
+        context.to_fork = to_fork
         context.header_key_sequence_id = load.sequence_headers[0]
         context.header_key_sequence_start = load.sequence_headers[1]
         context.header_key_sequence_end = load.sequence_headers[2]
@@ -120,6 +124,8 @@ class Runner:
         choice = choose(name, model_dir, config)
         if choice.native:
             entry = _native_entry(choice, context)
+        elif to_fork:
+            raise NotShareableError
         else:
             removed_calls.apply()
             entry = load_entry(handler, context)

@@ -1,9 +1,11 @@
 """Every record that crosses a process boundary, one direction after the other.
 
-server → zygote   Fork (with the worker's socket as a passed descriptor)
-zygote → server   ZygoteReady, Forked, Exited
-server → worker   Load, Run, Cancel, Stop
-worker → server   Loaded, LoadFailed, Output, Failed, Done, Log, Measured
+server → zygote     Fork (with the worker's socket as a passed descriptor)
+zygote → server     ZygoteReady, Forked, Exited
+server → template   Load, then Fork as above
+template → server   TemplateReady or LoadFailed; Log; Forked, Exited
+server → worker     Load, Run, Cancel, Stop
+worker → server     Loaded, LoadFailed, Output, Failed, Done, Log, Measured
 
 A worker answers `Load` with exactly one `Loaded` or `LoadFailed`. It answers `Run` with, for each
 item, chunks (`Output`, the last one marked) or one `Failed`, in any order between items, and then
@@ -26,9 +28,10 @@ SEQUENCE_HEADERS = (
 
 
 class Fork(msgspec.Struct, frozen=True, tag="fork", array_like=True):
-    """Start a worker on the descriptor that comes with this message."""
+    """Start a worker, or a model's template, on the descriptor that comes with this message."""
 
     worker: int
+    template: bool = False
 
 
 class ZygoteReady(msgspec.Struct, frozen=True, tag="zygote_ready", array_like=True):
@@ -37,6 +40,16 @@ class ZygoteReady(msgspec.Struct, frozen=True, tag="zygote_ready", array_like=Tr
     pid: int
     gpus: int
     versions: dict[str, str]
+
+
+class TemplateReady(msgspec.Struct, frozen=True, tag="template_ready", array_like=True):
+    """The template has loaded its model and forks workers that have it from now on.
+
+    Not `shared`: the model is not of a kind whose workers can be forked after the load; the
+    template ends.
+    """
+
+    shared: bool
 
 
 class Forked(msgspec.Struct, frozen=True, tag="forked", array_like=True):
@@ -58,7 +71,7 @@ class Exited(msgspec.Struct, frozen=True, tag="exited", array_like=True):
 
 
 class Load(msgspec.Struct, frozen=True, tag="load", array_like=True):
-    """Load one model. The first message that a worker gets.
+    """Load one model. The first message that a worker or a template gets.
 
     `handler` is the handler string that was given at registration or in the manifest, "" if there
     is none. `gpu` is a visible device's index or None for the CPU; `threads` is the number of
@@ -173,5 +186,6 @@ class Measured(msgspec.Struct, frozen=True, tag="measured", array_like=True):
 
 
 FromZygote = ZygoteReady | Forked | Exited
+FromTemplate = TemplateReady | LoadFailed | Log | Forked | Exited
 ToWorker = Load | Run | Cancel | Stop
 FromWorker = Loaded | LoadFailed | Output | Failed | Done | Log | Measured

@@ -8,6 +8,11 @@ import socket
 import sys
 from typing import Protocol
 
+from flambeau.errors import LoadError
+
+START_SECONDS = 120.0
+"""Longest wait for a process: a fork includes the zygote's imports on a slow, busy machine."""
+
 
 class ProcessHandle:
     """One child, addressed by a pidfd where the system has them: a reused pid is never hit."""
@@ -38,18 +43,23 @@ class LaunchedWorker:
     """What is told about one worker: `started` once, then `exited` once.
 
     `exited` is the exit code, minus a signal's number, or None where nobody can tell: its zygote
-    died before it, and the worker may still be alive.
+    died before it, and the worker may still be alive. The start may take `seconds`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float = START_SECONDS) -> None:
         loop = asyncio.get_running_loop()
+        self.seconds = seconds
         self.started: asyncio.Future[ProcessHandle] = loop.create_future()
         self.exited: asyncio.Future[int | None] = loop.create_future()
 
-    def give_up(self, reason: str) -> None:
-        """Nobody waits for the start any more; harmless when it has happened."""
+    def give_up(self, reason: str | LoadError) -> None:
+        """There will be no start, or nobody waits for it; harmless when it has happened.
+
+        A LoadError is the model's fault: it is raised where the start is awaited.
+        """
         if not self.started.done():
-            self.started.set_exception(ConnectionError(reason))
+            error = reason if isinstance(reason, LoadError) else ConnectionError(reason)
+            self.started.set_exception(error)
             self.started.exception()  # mark as seen: the caller may have stopped waiting
 
 

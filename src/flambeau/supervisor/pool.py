@@ -12,6 +12,7 @@ from flambeau.supervisor.interpreter import Interpreter
 from flambeau.supervisor.process import Worker, WorkerProcess
 from flambeau.supervisor.ranks import RankedWorker, Ranks
 from flambeau.supervisor.slot import BACKOFF_SECONDS, Slot, SlotState
+from flambeau.supervisor.template import Template
 from flambeau.supervisor.zygote import Zygote
 
 
@@ -19,8 +20,9 @@ class PoolOptions(msgspec.Struct, frozen=True):
     """How a pool treats its workers. Times in seconds.
 
     `concurrency` is how many jobs a worker runs at once, more than one only if asynchronous.
-    Workers are forked from the zygote, unless the model has an `interpreter`. A worker gets one of
-    `gpus`, or is shown `devices_per_worker` of them where that is not 0 (section 4.5).
+    Workers are forked from the zygote, or, on the CPU, from a template of the model where that can
+    be shared, unless the model has an `interpreter`. A worker gets one of `gpus`, or is shown
+    `devices_per_worker` of them where that is not 0 (section 4.5).
     """
 
     load: Load
@@ -61,14 +63,21 @@ class Pool:
         self._group: asyncio.TaskGroup | None = None
         self._change = asyncio.Event()
         self._closed = asyncio.Event()
+        self._template: Template | None = None
+        if not (options.interpreter or options.gpus or options.load.asynchronous):
+            self._template = Template(zygote, options.load, options.startup_timeout)
 
     async def run(self) -> None:
         """Own the slots' coroutines until `close` has ended them."""
-        async with asyncio.TaskGroup() as group:
-            self._group = group
-            await self._closed.wait()
-            for slot in self.slots:
-                slot.retire()
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                await self._closed.wait()
+                for slot in self.slots:
+                    slot.retire()
+        finally:
+            if self._template is not None:
+                await self._template.end()
 
     def close(self) -> None:
         """Retire every worker; `run` returns when they are gone."""
@@ -92,6 +101,8 @@ class Pool:
             self._group.create_task(slot.run())
         for slot in self._least_useful(active)[: max(len(active) - maximum, 0)]:
             slot.retire()
+        if self._template is not None and not self.active():
+            self._template.kill()  # nobody is to hold the model in memory
         self.changed()
 
     def active(self) -> list[Slot]:
@@ -143,9 +154,11 @@ class Pool:
             raise LoadError("it was taken out of service while it was loading")
 
     async def wait_gone(self) -> None:
-        """Wait until every retired worker's process is gone."""
+        """Wait until every retired worker's process is gone, with the last the template's."""
         while any(slot.retired and slot.state is not SlotState.ENDED for slot in self.slots):
             await self.next_change()
+        if self._template is not None and not self.active():
+            await self._template.end()
 
     async def next_change(self) -> None:
         """Wait until any slot changes its state."""
@@ -162,7 +175,7 @@ class Pool:
         """A worker for a slot, not started yet."""
         options = self.options
         if options.interpreter is None:
-            return WorkerProcess(self.zygote, slot)
+            return WorkerProcess(self._template or self.zygote, slot)
         interpreter = options.interpreter
         if options.devices_per_worker and slot.gpus:
             interpreter = interpreter.that_sees(slot.gpus)

@@ -29,9 +29,6 @@ from flambeau.ipc.messages import (
 from flambeau.supervisor.launcher import LaunchedWorker, Launcher, ProcessHandle
 from flambeau.types import Chunk, InferenceRequest
 
-_START_SECONDS = 120.0
-"""Longest wait for a process: a fork includes the zygote's imports on a slow, busy machine."""
-
 _CANCEL_SECONDS = 5.0
 """How long an asynchronous worker may take to cancel a batch before its process is ended."""
 
@@ -142,6 +139,9 @@ class WorkerProcess:
             self._drop_channel()
             text = f"no worker process could be started: {error!r}"
             raise LoadError(text, ErrorKind.WORKER_DIED) from error  # not the model's fault
+        except LoadError:
+            self._drop_channel()
+            raise
         self._asynchronous = load.asynchronous
         channel.send(load)
         try:
@@ -156,7 +156,7 @@ class WorkerProcess:
             raise LoadError(f"the worker process ended while loading the model: {told}") from None
 
     async def _connect(self) -> AsyncChannel[FromWorker]:
-        """Connect to a new process. Raises `OSError` when there is none."""
+        """Connect to a new process. Raises `OSError` when there is none, or `LoadError`."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._launched = self._launcher.launch(theirs)
         self._channel = await AsyncChannel.connect(
@@ -165,7 +165,7 @@ class WorkerProcess:
             self._on_message,
             self._on_closed,
         )
-        self._handle = await asyncio.wait_for(self._launched.started, _START_SECONDS)
+        self._handle = await asyncio.wait_for(self._launched.started, self._launched.seconds)
         if self._killed:
             self._handle.kill()
         self._launched.exited.add_done_callback(self._on_exited)

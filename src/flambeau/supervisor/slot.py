@@ -16,6 +16,7 @@ import msgspec
 
 from flambeau.errors import WORKER_DIED, ErrorKind, FlambeauError, LoadError
 from flambeau.ipc.messages import Done, Log, Measured
+from flambeau.supervisor.model_log import write_model_log
 from flambeau.supervisor.process import Worker, describe_exit
 from flambeau.types import Chunk, InferenceRequest
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from flambeau.supervisor.pool import Pool
 
 logger = logging.getLogger(__name__)
-model_log = logging.getLogger("MODEL_LOG")
 
 BACKOFF_SECONDS = (0, 1, 1, 2, 3, 5, 8, 13, 21, 30)
 STOP_GRACE_SECONDS = 5.0
@@ -242,9 +242,7 @@ class Slot:
 
     def log(self, record: Log) -> None:
         """Write what the handler logged, under the worker's name where TorchServe has a thread's."""
-        stream = "stderr" if record.logger == "stderr" else "stdout"
-        extra = {"worker": f"{self.name}-{stream}"}
-        model_log.log(record.level, "%s", record.message, extra=extra)
+        write_model_log(self.name, record)
 
     def measured(self, record: Measured) -> None:
         """Pass the handler's metrics on."""

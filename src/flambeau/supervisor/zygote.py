@@ -9,9 +9,9 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from flambeau.ipc.channel import AsyncChannel, send_with_descriptor
-from flambeau.ipc.messages import Exited, Fork, Forked, FromZygote, ZygoteReady
-from flambeau.supervisor.launcher import LaunchedWorker, ProcessHandle
+from flambeau.ipc.messages import Exited, Forked, FromZygote, ZygoteReady
+from flambeau.supervisor.forks import Forks
+from flambeau.supervisor.launcher import LaunchedWorker
 
 logger = logging.getLogger(__name__)
 
@@ -36,10 +36,7 @@ class Zygote:
         self._preload = ",".join(preload)
         self._environment = environment
         self._process: subprocess.Popen[bytes] | None = None
-        self._socket: socket.socket | None = None
-        self._channel: AsyncChannel[FromZygote] | None = None
-        self._workers: dict[int, LaunchedWorker] = {}
-        self._next = 0
+        self._forks = Forks("zygote")
         self._wanted = False
         self._stopping = asyncio.Event()
         self._deaths = 0
@@ -73,27 +70,22 @@ class Zygote:
                 env=dict(self._environment),
                 start_new_session=True,
             )
-        self._socket = ours
-        self._channel = await AsyncChannel.connect(
-            ours.dup(),
+        await self._forks.connect(
+            ours,
             FromZygote,  # type: ignore[arg-type]  # a union is no `type`
             self._on_message,
             self._on_closed,
         )
 
-    def launch(self, sock: socket.socket) -> LaunchedWorker:
-        """Ask for a worker that talks over `sock`, which is closed on this side."""
-        self._next += 1
-        worker = LaunchedWorker()
-        self._workers[self._next] = worker
-        with sock:
-            if self._socket is None:
-                self._lose(self._next)
-                return worker
-            try:
-                send_with_descriptor(self._socket, Fork(self._next), sock.fileno())
-            except OSError:  # gone, or so busy that its buffer is full: the slot tries again
-                self._lose(self._next)
+    def launch(
+        self, sock: socket.socket, worker: LaunchedWorker | None = None, *, template: bool = False
+    ) -> LaunchedWorker:
+        """Ask for a worker that talks over `sock`, which is closed on this side.
+
+        Where the caller has promised a `worker` already, it is told; `template`: one that forks.
+        """
+        worker = worker or LaunchedWorker()
+        self._forks.launch(sock, worker, template=template)
         return worker
 
     async def stop(self) -> None:
@@ -101,11 +93,7 @@ class Zygote:
         self._stopping.set()
         if self._restarting is not None:
             await self._restarting
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
-        if self._channel is not None:
-            self._channel.close()
+        self._forks.close()
         process = self._process
         if process is not None:
             if not self.ready.is_set():
@@ -126,27 +114,15 @@ class Zygote:
                 logger.info(
                     "Zygote %d is ready: %s", message.pid, message.versions or "no frameworks"
                 )
-            case Forked():
-                worker = self._workers.get(message.worker)
-                if worker is not None and not worker.started.done():
-                    worker.started.set_result(ProcessHandle(message.pid))
-            case Exited():
-                worker = self._workers.pop(message.worker, None)
-                if worker is not None:
-                    worker.give_up("the zygote could not fork: no memory, or too many processes")
-                    if not worker.exited.done():
-                        worker.exited.set_result(message.status)
+            case Forked() | Exited():
+                self._forks.heard(message)
 
     def _on_closed(self) -> None:
         if self._stopping.is_set():
             return
         logger.error("The zygote died; starting a new one")
         self.ready.clear()
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
-        for number in list(self._workers):
-            self._lose(number)
+        self._forks.lose_all()
         self._restarting = asyncio.ensure_future(self._restart())
 
     async def _restart(self) -> None:
@@ -164,10 +140,3 @@ class Zygote:
                 logger.error("No zygote could be started: %s", error)  # noqa: TRY400  # says it all
             else:
                 return
-
-    def _lose(self, number: int) -> None:
-        """Nobody will report this worker's end any more: its own socket is the only sign left."""
-        worker = self._workers.pop(number)
-        worker.give_up("the zygote died, or was too busy, before it forked")
-        if not worker.exited.done():
-            worker.exited.set_result(None)

@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from typing import NoReturn
 
 from flambeau.worker.loop import work
@@ -12,11 +13,11 @@ from flambeau.worker.loop import work
 logger = logging.getLogger("flambeau.worker")
 
 
-def live(descriptor: int) -> NoReturn:
-    """Be a worker on the socket `descriptor` until the end of this process."""
+def live(descriptor: int, job: Callable[[socket.socket], int] = work) -> NoReturn:
+    """Be a worker on the socket `descriptor`, or what `job` makes it, until this process ends."""
     status = 70
     try:
-        status = work(socket.socket(fileno=descriptor))
+        status = job(socket.socket(fileno=descriptor))
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:

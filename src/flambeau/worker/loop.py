@@ -31,8 +31,8 @@ from flambeau.worker.replies import Replies, Withdrawn, send_measured
 logger = logging.getLogger("flambeau.worker")
 
 
-def work(sock: socket.socket) -> int:
-    """Serve one model over `sock`; returns the exit code."""
+def work(sock: socket.socket, prepared: Runner | None = None) -> int:
+    """Serve one model over `sock`; returns the exit code. A template's fork has it `prepared`."""
     channel: BlockingChannel[ToWorker] = BlockingChannel(sock, ToWorker)  # type: ignore[arg-type]  # a union is no `type`
     capture_output(channel)
     os.register_at_fork(after_in_child=functools.partial(_silence_child, channel))
@@ -47,7 +47,7 @@ def work(sock: socket.socket) -> int:
     loop = asyncio.new_event_loop() if load.asynchronous else None
     if loop is not None:
         asyncio.set_event_loop(loop)  # handlers look for it while they load
-    runner = _load(channel, load)
+    runner = _load(channel, load, prepared)
     if runner is None:
         return 1
     if loop is not None:
@@ -86,17 +86,15 @@ def _read(
         os._exit(0)  # the server is gone, or talks nonsense: nobody waits for an answer
 
 
-def _load(channel: BlockingChannel[ToWorker], load: Load) -> Runner | None:
+def _load(channel: BlockingChannel[ToWorker], load: Load, prepared: Runner | None) -> Runner | None:
     started = time.monotonic()
     prepare_compute(load.threads)
     try:
-        runner = Runner.load(load)
+        runner = prepared or Runner.load(load)
+        runner.context.compute_threads = load.threads  # a template had one
         runner.begin(load.threads)
-    except LoadError as error:
-        channel.send(LoadFailed(error.kind, error.message))
-        return None
-    except MemoryError:
-        channel.send(LoadFailed(ErrorKind.OUT_OF_MEMORY, "the model does not fit into memory"))
+    except (LoadError, MemoryError) as error:
+        channel.send(load_failed(error))
         return None
     gc.freeze()  # weights live as long as the process: keep them out of every collection
     seconds = time.monotonic() - started
@@ -104,6 +102,13 @@ def _load(channel: BlockingChannel[ToWorker], load: Load) -> Runner | None:
     ahead = runner.budget() if runner.pooled else 0
     channel.send(Loaded(seconds, runner.info, runner.default_batch_size or 0, ahead))
     return runner
+
+
+def load_failed(error: LoadError | MemoryError) -> LoadFailed:
+    """What is told of a model that could not be loaded."""
+    if isinstance(error, LoadError):
+        return LoadFailed(error.kind, error.message)
+    return LoadFailed(ErrorKind.OUT_OF_MEMORY, "the model does not fit into memory")
 
 
 def _answer(

@@ -45,6 +45,8 @@ is set up once, which weighs less in a long one."""
 class Engine:
     """A Transformers model in float32 on a CPU, in half precision on a GPU, unless told otherwise."""
 
+    forks = True
+
     def __init__(self, source: ModelSource) -> None:
         self._source = source
         self.device = pick_device(source.gpu, cuda_available=torch.cuda.is_available())

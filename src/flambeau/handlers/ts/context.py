@@ -103,6 +103,7 @@ class Context:
         self.stopping_criteria: Any = None
         self.compute_threads = 0
         self.measured_engine: Any = None
+        self.to_fork = False
         self.chunk_sink: ChunkSink | None = None
         self._cl_socket: Any = None
         self.header_key_sequence_id = _header_name("id")
