@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from flambeau.doctor.environment import check_environment
-from flambeau.doctor.examine import examine
-from flambeau.doctor.findings import Finding, Report
 from flambeau.errors import ArchiveError
+
+if TYPE_CHECKING:
+    from flambeau.doctor.findings import Finding, Report
 
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 _WRONG_USAGE = 2
@@ -34,6 +34,9 @@ def doctor(
     Exit code 0: nothing will break; 1: something will; 2: wrong usage. Warnings and notes do not
     count. What is installed in this environment counts: run it where the server will run.
     """
+    from flambeau.doctor.environment import check_environment  # 0.3 s that other commands save
+    from flambeau.doctor.examine import examine
+
     try:
         reports = examine(path)
     except ArchiveError as error:
@@ -49,7 +52,7 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _show(reports: list[Report], environment: list[Finding]) -> None:
+def _show(reports: "list[Report]", environment: "list[Finding]") -> None:
     # a file or a pipe has no width, and nothing must be cut in it
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
     for finding in environment:
@@ -64,7 +67,7 @@ def _show(reports: list[Report], environment: list[Finding]) -> None:
             console.print("  nothing to report")
 
 
-def _table(reports: list[Report]) -> Table:
+def _table(reports: "list[Report]") -> Table:
     """One line per archive; counts first, so that a narrow terminal cuts names alone."""
     table = Table(box=None)
     for count in ("errors", "warnings", "notes"):
@@ -83,12 +86,12 @@ def _table(reports: list[Report]) -> Table:
     return table
 
 
-def _heading(report: Report) -> Text:
+def _heading(report: "Report") -> Text:
     name = f"{report.model} {report.version}, " if report.model else ""
     return Text.assemble("\n", (report.archive, "bold"), f": {name}answered by {report.served}")
 
 
-def _line(finding: Finding) -> Text:
+def _line(finding: "Finding") -> Text:
     """One line: how bad, where, what, and what to do."""
     parts = [
         ("  ", ""),

@@ -4,7 +4,6 @@ import json
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import quote
 
-import httpx
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -135,6 +134,8 @@ def _path(name: str, version: str) -> str:
 def _call(
     method: str, api: _Api, path: str, parameters: dict[str, str | int] | None = None
 ) -> Any:  # JSON of many shapes
+    import httpx  # 60 ms that the start of a server saves
+
     try:
         response = httpx.request(
             method,

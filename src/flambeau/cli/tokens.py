@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Annotated
 
-import httpx
 import typer
 
 from flambeau.config import Address
@@ -33,6 +32,8 @@ def authorization(token: str | None, url: str, scope: str) -> dict[str, str]:
 
 
 def _from_key_file(url: str, scope: str) -> str:
+    import httpx  # 60 ms that the start of a server saves
+
     try:
         if not Address(httpx.URL(url).host).loopback:
             return ""
