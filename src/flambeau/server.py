@@ -1,7 +1,7 @@
 """The composition root: builds every object, and holds the order of start and stop.
 
-Start: bind the listeners, start the zygote, register the models, accept requests. Whoever connects
-before waits; requests that come before a model's workers are ready wait in its queue.
+Start: bind the listeners, start the zygote (unless the command has: its imports take the longest),
+register the models, accept requests. Whoever connects before waits; requests that come before a model's workers are ready wait in its queue.
 
 Stop, from the outside in: close the listeners; answer what is in flight; let every model finish
 what it accepted and end its workers; end the zygote. A second signal ends the workers at once.
@@ -70,13 +70,15 @@ _LIGHT_PRELOAD = ("flambeau.handlers.native", "flambeau.handlers.runner")
 class Core:
     """Models and their workers, without any listener."""
 
-    def __init__(self, config: ServerConfig, *, import_ahead: bool = True) -> None:
+    def __init__(
+        self, config: ServerConfig, *, import_ahead: bool = True, zygote: Zygote | None = None
+    ) -> None:
         self.config = config
         self._import_ahead = import_ahead
         self.metrics = _metrics(config)
         self.registry = Registry()
         environment = worker_environment(config)
-        self.zygote = self.light = Zygote(config.preload, environment)
+        self.zygote = self.light = zygote or Zygote(config.preload, environment)
         if config.preload == DEFAULT_PRELOAD:
             self.light = Zygote(_LIGHT_PRELOAD, environment)
         self.environments = Environments(
@@ -144,12 +146,15 @@ class Core:
 class Server:
     """One Flambeau server. Must be built and run inside an event loop.
 
-    Without `import_ahead`, `preload` is imported when the first model comes that needs it.
+    Without `import_ahead`, `preload` is imported when the first model comes that needs it; `zygote`
+    is one that was started early.
     """
 
-    def __init__(self, config: ServerConfig, *, import_ahead: bool = True) -> None:
+    def __init__(
+        self, config: ServerConfig, *, import_ahead: bool = True, zygote: Zygote | None = None
+    ) -> None:
         self.config = config
-        self.core = Core(config, import_ahead=import_ahead)
+        self.core = Core(config, import_ahead=import_ahead, zygote=zygote)
         self._tokens: Tokens | None = None
         self._sockets = self._bind()
         self._responses = LocalResponses(self.core.metrics)
@@ -398,11 +403,12 @@ def serve(
     started: Callable[[Server], Coroutine[None, None, None]] | None = None,
     *,
     import_ahead: bool = True,
+    zygote: Zygote | None = None,
 ) -> None:
     """Run a server until it is told to stop. Raises `ConfigError` when it cannot start."""
 
     async def main() -> None:
-        server = Server(config, import_ahead=import_ahead)
+        server = Server(config, import_ahead=import_ahead, zygote=zygote)
         await server.run((lambda: started(server)) if started else None)
 
     uvloop.run(main())

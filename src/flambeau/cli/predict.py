@@ -21,8 +21,6 @@ from flambeau.cli.targets import Choices, Target, resolve
 from flambeau.cli.tokens import TokenOption, authorization, explain
 from flambeau.config import ServerConfig, default_cache_dir
 from flambeau.errors import ConfigError, ErrorKind, FlambeauError, PredictionError
-from flambeau.server import Core
-from flambeau.serving.options import Registration
 from flambeau.types import Field
 
 if TYPE_CHECKING:
@@ -94,6 +92,9 @@ def _read_input(text: str | None, file: Path | None) -> tuple[bytes, str]:
 
 
 async def _predict(config: ServerConfig, target: Target, field: Field) -> bytes:
+    from flambeau.server import Core  # half a second that other commands save
+    from flambeau.serving.options import Registration
+
     core = Core(config, import_ahead=not target.light)
     async with core.running():
         registration = Registration(str(target.path), model_name=target.name, at_startup=True)

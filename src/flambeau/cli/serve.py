@@ -5,20 +5,23 @@ import logging
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
 
-from flambeau import server
+from flambeau.cli.early import early_zygote
 from flambeau.cli.logs import set_up_logging
 from flambeau.cli.targets import Choices, Target, resolve
 from flambeau.config import Address, ServerConfig, default_cache_dir
 from flambeau.errors import ConfigError, FlambeauError
 from flambeau.handlers.settings import EngineChoice, PrecisionChoice
-from flambeau.serving.options import Registration
 from flambeau.tasks import load as load_task
 from flambeau.types import OutputShape, TaskName
+
+if TYPE_CHECKING:
+    from flambeau.server import Server
+    from flambeau.supervisor.zygote import Zygote
 
 _READ_KEY_FILE = (  # for the shell that runs the example
     """TOKEN=$(python3 -c 'import json; """
@@ -109,7 +112,6 @@ def serve(
     The task is read from the model's config.json. Nothing is copied: a folder is served in place.
     """
     set_up_logging(log_folder, level=logging.WARNING if quiet else logging.INFO)
-    cache = default_cache_dir()
     choices = Choices(
         task=task,
         output=output,
@@ -120,26 +122,38 @@ def serve(
         workers=workers,
         revision=revision,
     )
-    target = resolve(model, name, choices, cache)
     inference = Address(host, port)
     config = ServerConfig(
         inference_address=inference,
         management_address=Address(port=management_port),
         metrics_address=Address(port=metrics_port),
         http_workers=http_workers,
-        model_store=target.path.parent,
         enable_model_api=enable_model_api,
         disable_token_authorization=inference.loopback if token_auth is None else not token_auth,
-        cache_dir=cache,
+        cache_dir=default_cache_dir(),
     )
-    run(config, target, workers, batch_size)
+    with early_zygote(config) as zygote:  # imports while the model is fetched or unpacked
+        target = resolve(model, name, choices, config.cache_dir)
+        if target.light:
+            zygote.abandon()
+        config = msgspec.structs.replace(config, model_store=target.path.parent)
+        _run(config, target, workers, batch_size, None if target.light else zygote)
 
 
-def run(config: ServerConfig, target: Target, workers: int | None, batch_size: int | None) -> None:
+def _run(
+    config: ServerConfig,
+    target: Target,
+    workers: int | None,
+    batch_size: int | None,
+    zygote: "Zygote | None",
+) -> None:
     """Serve one target until Ctrl-C. Raises the `FlambeauError` of a model that cannot be loaded."""
+    from flambeau.server import Server, serve  # half a second, while the zygote starts
+    from flambeau.serving.options import Registration
+
     failure: list[FlambeauError] = []
 
-    async def started(running: server.Server) -> None:
+    async def started(running: Server) -> None:
         _say(f"Loading {target.name} …")
         registration = Registration(
             str(target.path),
@@ -157,12 +171,12 @@ def run(config: ServerConfig, target: Target, workers: int | None, batch_size: i
         else:
             _announce(running, target)
 
-    server.serve(config, started, import_ahead=not target.light)
+    serve(config, started, import_ahead=not target.light, zygote=zygote)
     if failure:
         raise failure[0]
 
 
-def _announce(running: server.Server, target: Target) -> None:
+def _announce(running: "Server", target: Target) -> None:
     base = str(running.address("inference_address"))
     info = running.core.registry.get(target.name).info
     example = example_curl(base, target.name, info.get("task"))

@@ -13,11 +13,11 @@ import msgspec
 
 from flambeau import COMPATIBLE_VERSION, __version__
 from flambeau.cli import pid_file
+from flambeau.cli.early import early_zygote
 from flambeau.cli.logs import set_up_logging
 from flambeau.cli.restart import configuration, ignored_models
 from flambeau.config import ServerConfig, load_config
 from flambeau.errors import ConfigError, FlambeauError
-from flambeau.server import Server, serve
 
 _STARTED = b"started"
 _INTERRUPTED = 130
@@ -146,7 +146,7 @@ def _run(config: ServerConfig, notes: tuple[str, ...], ready: int | None = None)
     for note in notes:
         logging.getLogger("flambeau.cli").warning("%s", note)
 
-    async def started(_server: Server) -> None:
+    async def started(_server: object) -> None:
         # One write: the log is written to the same stream by another thread. Whoever reads it, or
         # waits for the start, may have gone: a server does not end for that.
         with contextlib.suppress(OSError):
@@ -156,8 +156,10 @@ def _run(config: ServerConfig, notes: tuple[str, ...], ready: int | None = None)
                 os.write(ready, _STARTED)
             os.close(ready)
 
-    with pid_file.claimed():
-        serve(config, started)
+    with pid_file.claimed(), early_zygote(config) as zygote:
+        from flambeau.server import serve  # half a second, while the zygote starts
+
+        serve(config, started, zygote=zygote)
     return 0
 
 

@@ -36,6 +36,7 @@ class Zygote:
         self._preload = ",".join(preload)
         self._environment = environment
         self._process: subprocess.Popen[bytes] | None = None
+        self._early: socket.socket | None = None
         self._forks = Forks("zygote")
         self._wanted = False
         self._stopping = asyncio.Event()
@@ -45,6 +46,18 @@ class Zygote:
         self.gpus = 0
         self.versions: dict[str, str] = {}
 
+    def start_early(self) -> None:
+        """Start the process before there is an event loop; `start` follows, or `abandon`."""
+        self._early = self._start_process()
+
+    def abandon(self) -> None:
+        """End a process that was started early, and that nobody will need."""
+        early, self._early = self._early, None
+        if early is not None and self._process is not None:
+            early.close()
+            self._process.kill()
+            self._process.wait()
+
     async def ensure(self) -> None:
         """Start the process unless that was asked for before."""
         if not self._wanted:
@@ -52,11 +65,21 @@ class Zygote:
             await self.start()
 
     async def start(self) -> None:
-        """Start the process. Returns before its imports are done."""
+        """Start the process, unless it was early. Returns before its imports are done."""
+        ours, self._early = self._early or self._start_process(), None
+        await self._forks.connect(
+            ours,
+            FromZygote,  # type: ignore[arg-type]  # a union is no `type`
+            self._on_message,
+            self._on_closed,
+        )
+
+    def _start_process(self) -> socket.socket:
+        """Start the process; returns our end of its control socket."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with theirs:
             # -P: a torch.py in the working directory must not be taken for the library
-            self._process = subprocess.Popen(  # noqa: S603, ASYNC220  # our own module; takes 1 ms
+            self._process = subprocess.Popen(  # noqa: S603  # our own module; takes 1 ms
                 [
                     sys.executable,
                     "-P",
@@ -70,12 +93,7 @@ class Zygote:
                 env=dict(self._environment),
                 start_new_session=True,
             )
-        await self._forks.connect(
-            ours,
-            FromZygote,  # type: ignore[arg-type]  # a union is no `type`
-            self._on_message,
-            self._on_closed,
-        )
+        return ours
 
     def launch(
         self, sock: socket.socket, worker: LaunchedWorker | None = None, *, template: bool = False
