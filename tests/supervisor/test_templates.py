@@ -152,6 +152,15 @@ def test_workers_outlive_their_template_and_get_a_new_one(tiny: RunningServer) -
     assert {parent(pid) for pid in worker_pids(tiny, "tiny")} == {second}
 
 
+def test_workers_that_keep_dying_get_a_new_template(tiny: RunningServer) -> None:
+    """What they have inherited may be to blame: the model is loaded afresh."""
+    before = template_pid(tiny, "tiny")
+    tiny.server.core.registry.get("tiny").pool.slots[0].failures = 4
+    os.kill(worker_pids(tiny, "tiny")[0], signal.SIGKILL)  # the fifth death in a row
+    wait_until(lambda: predict(tiny, "tiny", "the movie was great").status_code == 200)
+    assert template_pid(tiny, "tiny") not in (before, -1)
+
+
 def test_template_and_worker_killed_together(tiny: RunningServer) -> None:
     """A request that comes then waits for both replacements."""
     for pid in (template_pid(tiny, "tiny"), *worker_pids(tiny, "tiny")):

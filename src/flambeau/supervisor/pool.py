@@ -187,6 +187,11 @@ class Pool:
             interpreter = interpreter.with_variables({"OMP_NUM_THREADS": str(threads)})
         return WorkerProcess(interpreter, slot)
 
+    def distrust_template(self) -> None:
+        """Workers keep dying: whatever they have inherited, the next one is to be loaded afresh."""
+        if self._template is not None:
+            self._template.kill()
+
     def _next_gpus(self) -> tuple[int, ...]:
         """The next device in turn, or the next group of them."""
         devices, count = self.options.gpus, self.options.devices_per_worker or 1

@@ -320,6 +320,8 @@ class Slot:
 
     def _count_failure(self) -> None:
         self.failures += 1
+        if self.failures >= CRASH_LOOP_DEATHS:
+            self._pool.distrust_template()
         if self._failing_since is None:
             self._failing_since = time.monotonic()
 
