@@ -1,7 +1,8 @@
 """The composition root: builds every object, and holds the order of start and stop.
 
 Start: bind the listeners, start the zygote (unless the command has: its imports take the longest),
-register the models, accept requests. Whoever connects before waits; requests that come before a model's workers are ready wait in its queue.
+register the models, accept requests. Whoever connects before waits; requests that come before a
+model's workers are ready wait in its queue.
 
 Stop, from the outside in: close the listeners; answer what is in flight; let every model finish
 what it accepted and end its workers; end the zygote. A second signal ends the workers at once.
