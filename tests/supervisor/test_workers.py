@@ -261,10 +261,18 @@ async def test_one_model_s_crashes_are_not_seen_by_another(
     """While one model's workers are killed again and again, the other answers everything (G3)."""
     write_model(tmp_path / "store", "victim")
     await asyncio.to_thread(register, server, "victim")
+    killed: list[int] = []
+
+    def kill_next() -> bool:
+        new = [pid for pid in worker_pids(server, "victim") if pid not in killed]
+        for pid in new:
+            os.kill(pid, signal.SIGKILL)
+            killed.append(pid)
+        return bool(new)
+
     with Load(server, threads=2) as load:
         for _ in range(3):
-            await asyncio.to_thread(wait_until, lambda: bool(worker_pids(server, "victim")))
-            os.kill(worker_pids(server, "victim")[0], signal.SIGKILL)
+            await asyncio.to_thread(wait_until, kill_next)
     assert set(load.statuses) == {200}
 
 

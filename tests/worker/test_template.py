@@ -36,7 +36,7 @@ class TemplateEnd:
 
     def __init__(self, zygote: ZygoteProcess, folder: Path, handler: str) -> None:
         self.sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(60)
+        self.sock.settimeout(150)  # it imports torch
         with theirs:
             send_with_descriptor(zygote.control, Fork(1, template=True), theirs.fileno())
         forked = next(zygote.messages)
