@@ -10,7 +10,6 @@ what it accepted and end its workers; end the zygote. A second signal ends the w
 
 import asyncio
 import contextlib
-import itertools
 import logging
 import signal
 import socket
@@ -31,12 +30,13 @@ from flambeau.config import (
     worker_environment,
 )
 from flambeau.errors import ArchiveError, ConfigError
+from flambeau.frontend.binding import bind_listeners
 from flambeau.frontend.front_ends import FrontEnds, setup_of
 from flambeau.frontend.gate import Gate
 from flambeau.frontend.headers import CommonHeaders
 from flambeau.frontend.http import Answering, Listener, Mount
 from flambeau.frontend.inference_api import inference_protocols
-from flambeau.frontend.listeners import HttpServer, bind, bind_shared
+from flambeau.frontend.listeners import HttpServer
 from flambeau.frontend.responses import LocalResponses
 from flambeau.ipc.frontend_messages import Setup
 from flambeau.protocols.description import Description
@@ -157,7 +157,7 @@ class Server:
         self.config = config
         self.core = Core(config, import_ahead=import_ahead, zygote=zygote)
         self._tokens: Tokens | None = None
-        self._sockets = self._bind()
+        self._sockets = bind_listeners(config)
         self._responses = LocalResponses(self.core.metrics)
         try:
             self._tokens = self._make_tokens()
@@ -294,51 +294,6 @@ class Server:
                 sock.close()
         if self._tokens is not None:
             self._tokens.remove_file()
-
-    def _bind(self) -> dict[tuple[str, ...], list[socket.socket]]:
-        """Bind every listener, by the configuration keys that it serves."""
-        bound: dict[tuple[str, ...], list[socket.socket]] = {}
-        try:
-            for keys in self._listeners():
-                address = getattr(self.config, keys[0])
-                count = self._http_workers(keys)
-                bound[keys] = (
-                    [bind(keys[0], address)] if count == 1 else bind_shared(keys[0], address, count)
-                )
-        except BaseException:
-            for sock in itertools.chain(*bound.values()):
-                sock.close()
-            raise
-        return bound
-
-    def _http_workers(self, keys: tuple[str, ...]) -> int:
-        """How many processes serve an address: more than one predict only, and at a port only."""
-        count = self.config.http_workers
-        if count == 1 or "inference_address" not in keys:
-            return 1
-        if keys == ("inference_address",) and not self.config.inference_address.path:
-            return count
-        reason = "is a UNIX socket" if len(keys) == 1 else f"is {keys[1]}, too"
-        logger.warning(
-            "http_workers=%d has no effect, the server process itself serves %s: inference_address"
-            " %s. It needs a port of its own.",
-            count,
-            self.config.inference_address,
-            reason,
-        )
-        return 1
-
-    def _listeners(self) -> list[tuple[str, ...]]:
-        """Keys with equal addresses share a listener (contract.md section 3.1); port 0 is never equal."""
-        keys = ["inference_address", "management_address"]
-        if self.config.enable_metrics_api:
-            keys.append("metrics_address")
-        shared: dict[Address | str, tuple[str, ...]] = {}
-        for key in keys:
-            address: Address = getattr(self.config, key)
-            group = address if address.port or address.path else key
-            shared[group] = (*shared.get(group, ()), key)
-        return list(shared.values())
 
     def _mounts(self, keys: tuple[str, ...]) -> list[Mount]:
         """What an address serves, and whose keys each part takes (contract.md section 11.1)."""

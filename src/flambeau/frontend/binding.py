@@ -1,0 +1,61 @@
+"""Which listeners a configuration asks for, bound: by the keys of the addresses that they serve."""
+
+import itertools
+import logging
+import socket
+
+from flambeau.config import Address, ServerConfig
+from flambeau.frontend.listeners import bind, bind_shared
+
+logger = logging.getLogger(__name__)
+
+
+def bind_listeners(config: ServerConfig) -> dict[tuple[str, ...], list[socket.socket]]:
+    """Bind every listener; several sockets where several processes serve it.
+
+    Raises `ConfigError` for an address that cannot be had, and then none is bound.
+    """
+    bound: dict[tuple[str, ...], list[socket.socket]] = {}
+    try:
+        for keys in _listeners(config):
+            address = getattr(config, keys[0])
+            count = _http_workers(config, keys)
+            bound[keys] = (
+                [bind(keys[0], address)] if count == 1 else bind_shared(keys[0], address, count)
+            )
+    except BaseException:
+        for sock in itertools.chain(*bound.values()):
+            sock.close()
+        raise
+    return bound
+
+
+def _http_workers(config: ServerConfig, keys: tuple[str, ...]) -> int:
+    """How many processes serve an address: more than one predict only, and at a port only."""
+    count = config.http_workers
+    if count == 1 or "inference_address" not in keys:
+        return 1
+    if keys == ("inference_address",) and not config.inference_address.path:
+        return count
+    reason = "is a UNIX socket" if len(keys) == 1 else f"is {keys[1]}, too"
+    logger.warning(
+        "http_workers=%d has no effect, the server process itself serves %s: inference_address"
+        " %s. It needs a port of its own.",
+        count,
+        config.inference_address,
+        reason,
+    )
+    return 1
+
+
+def _listeners(config: ServerConfig) -> list[tuple[str, ...]]:
+    """Keys with equal addresses share a listener (contract.md section 3.1); port 0 is never equal."""
+    keys = ["inference_address", "management_address"]
+    if config.enable_metrics_api:
+        keys.append("metrics_address")
+    shared: dict[Address | str, tuple[str, ...]] = {}
+    for key in keys:
+        address: Address = getattr(config, key)
+        group = address if address.port or address.path else key
+        shared[group] = (*shared.get(group, ()), key)
+    return list(shared.values())
