@@ -111,6 +111,39 @@ def test_packed_answers_are_each_texts_own(
     assert engine.padding == 0
 
 
+@pytest.mark.parametrize("architecture", ["roberta", "mpnet", "gpt2", "llama"])
+def test_padding_tokens_within_a_text_are_counted_as_transformers_does(
+    tmp_path: Path, architecture: str
+) -> None:
+    """RoBERTa numbers positions without them, a decoder's head looks for the last token before."""
+    model = save(tmp_path, *ARCHITECTURES[architecture], "text-classification")
+    pad = model.config.pad_token_id
+    texts = [[9, 10, pad, 11, 12], [20, 21, 22], [30, 31, 32, 33, pad, pad]]
+    if architecture in ("roberta", "mpnet"):
+        texts[2] = [30, pad, 32, pad, 33, 34]
+    engine = load(tmp_path, model, "text-classification")
+    assert engine.limits is not None
+    assert engine.limits.packed
+    with torch.inference_mode():
+        ones = [torch.ones((1, len(text)), dtype=torch.long) for text in texts]
+        expected = [
+            model(torch.tensor([text]), attention_mask=mask).logits[0].numpy()
+            for text, mask in zip(texts, ones, strict=True)
+        ]
+    found = engine.forward([TokenSequence(text, [0] * len(text)) for text in texts])
+    assert_equal(found, [{"logits": each} for each in expected])
+
+
+def test_positions_that_depend_on_the_longest_text_run_alone(tmp_path: Path) -> None:
+    """Dynamic RoPE stretches all positions of a pass by its longest row: no text shares one."""
+    sizes = {**DECODER, "max_position_embeddings": 32,
+             "rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}}  # fmt: skip
+    model = save(tmp_path, "Llama", sizes, "text-classification")
+    engine = load(tmp_path, model, "text-classification")
+    assert engine.limits is None
+    assert_equal(engine.forward(rows()), [engine.forward([row])[0] for row in rows()])
+
+
 def test_what_cannot_be_packed_is_padded_and_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

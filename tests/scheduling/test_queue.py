@@ -7,7 +7,7 @@ import pytest
 
 from flambeau.errors import ErrorKind, FlambeauError
 from flambeau.scheduling import queue as queue_module
-from flambeau.scheduling.policy import Room
+from flambeau.scheduling.policy import LaneRoom, Room
 from flambeau.scheduling.queue import Entry, RequestQueue
 from flambeau.types import Chunk, Field, InferenceRequest
 
@@ -117,15 +117,19 @@ def lane_entry(name: str, tokens: int, *, bulk: bool = False) -> Entry:
     return made
 
 
+def lane_room(interactive: int, bulk: int, size: int = 32, *, busy: bool = False) -> Room:
+    return Room(0, 32, busy=busy, lanes=(LaneRoom(size, interactive), LaneRoom(size, bulk)))
+
+
 def test_a_batch_costs_no_more_tokens_than_there_is_room_for() -> None:
     """A worker gets what its next forward pass can hold; the first entry goes in any case."""
     queue = RequestQueue(10)
     for name, tokens in (("a", 300), ("b", 150), ("c", 100), ("d", 10)):
         queue.put(lane_entry(name, tokens))
-    room = Room(0, 32, tokens=(500, 500))
+    room = lane_room(500, 500)
     assert [each.request.id for each in queue.take(room, 0.0).run] == ["a", "b"]
-    assert [each.request.id for each in queue.take(Room(0, 32, tokens=(1, 1)), 0.0).run] == ["c"]
-    assert not queue.take(Room(0, 32, tokens=(0, 500)), 0.0).run, "no room in its lane"
+    assert [each.request.id for each in queue.take(lane_room(1, 1), 0.0).run] == ["c"]
+    assert not queue.take(lane_room(0, 500), 0.0).run, "no room in its lane"
     assert names(queue) == ["d"]
 
 
@@ -151,6 +155,27 @@ def test_a_lane_without_room_does_not_shut_out_the_other() -> None:
     queue = RequestQueue(100)
     queue.put(lane_entry("bulk", 1000, bulk=True))
     queue.put(lane_entry("single", 5))
-    assert queue.take(Room(0, 8, tokens=(100, 0)), 0.0).run[0].request.id == "single"
-    assert not queue.take(Room(0, 8, tokens=(100, 0)), 0.0).run
-    assert queue.take(Room(0, 8, tokens=(100, 50)), 0.0).run[0].request.id == "bulk"
+    assert queue.take(lane_room(100, 0), 0.0).run[0].request.id == "single"
+    assert not queue.take(lane_room(100, 0), 0.0).run
+    assert queue.take(lane_room(100, 50), 0.0).run[0].request.id == "bulk"
+
+
+def test_a_worker_that_has_enough_entries_gets_no_more() -> None:
+    """However few tokens they have: batchSize bounds what a worker is sent."""
+    queue = RequestQueue(100)
+    for number in range(50):
+        queue.put(lane_entry(f"{number}", 1))
+    assert not queue.take(lane_room(1000, 1000, size=0), 0.0).run
+    assert len(queue.take(lane_room(1000, 1000, size=3), 0.0).run) == 3
+
+
+def test_a_retried_entry_is_waited_for_by_both_lanes() -> None:
+    """It runs alone: until it has, its worker gets nothing else, so that it is free at some time."""
+    queue = RequestQueue(100)
+    retried = lane_entry("retried", 5)
+    retried.attempts = 1
+    queue.put(retried)
+    queue.put(lane_entry("behind", 5))
+    queue.put(lane_entry("bulk", 5, bulk=True))
+    assert not queue.take(lane_room(100, 100, busy=True), 0.0).run
+    assert [each.request.id for each in queue.take(lane_room(100, 100), 0.0).run] == ["retried"]

@@ -176,7 +176,7 @@ class TransformersHandler:
         May run in another thread than the rest.
         """
         if context.get_request_header(0, "describe") == "True":
-            return [dict(self.info())]  # such a request comes alone
+            return [dict(self.info()) for _ in data]  # such requests come alone
         started = time.monotonic()
         parsed = [self._parse(index, row, context) for index, row in enumerate(data)]
         requests = [each for each in parsed if isinstance(each, Request)]

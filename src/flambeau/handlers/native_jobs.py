@@ -84,6 +84,13 @@ class Request:
         self.jobs = jobs
         self.left = len(jobs)
 
+    def tokens(self) -> int:
+        """What was read and generated for it."""
+        return sum(
+            job.answer.tokens if isinstance(job.answer, Answer) else len(job.encoding.ids)
+            for job in self.jobs
+        )
+
     def settle(self, job: Job, answer: Answer | PredictionError) -> None:
         """A text's answer. The first error is the request's: what is left of it need not run."""
         job.answer = answer

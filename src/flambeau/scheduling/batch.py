@@ -56,15 +56,20 @@ class Batch:
         entry.push(chunk)
         if entry.settled and not chunk.last:
             self._left()  # it was cut off
+        if entry.settled and self.slot.pass_tokens:
+            self._batcher.answered()
 
     def failed(self, index: int, error: FlambeauError) -> None:
         """Settle one entry with its own error."""
         self.entries[index].fail(error)
+        if self.slot.pass_tokens:
+            self._batcher.answered()
 
     def done(self, handler_seconds: float, *, again: bool, tokens: int) -> bool:  # noqa: ARG002  # one run
         """Settle whatever the worker forgot, so that nobody waits for ever."""
-        if tokens:
-            self._batcher.cost.learn(sum(entry.size for entry in self.entries), tokens)
+        if tokens and all(entry.settled and not entry.failed for entry in self.entries):
+            size = sum(entry.size for entry in self.entries)
+            self._batcher.cost.learn(size, tokens, len(self.entries))
         for entry in self.entries:
             if not entry.settled:
                 entry.fail(_forgotten())

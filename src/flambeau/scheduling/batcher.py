@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from flambeau.errors import WORKER_DIED, ErrorKind, FlambeauError
 from flambeau.scheduling.batch import Batch, ContinuousBatch
-from flambeau.scheduling.policy import Room
+from flambeau.scheduling.policy import LaneRoom, Room
 from flambeau.scheduling.queue import MAX_ATTEMPTS, Entry, Source
 from flambeau.scheduling.sequences import sequence_lost
 from flambeau.supervisor.pool import Pool, no_worker_error
@@ -56,6 +56,7 @@ class Batcher:
         self._pool = pool
         self._wait = wait
         self._timer: asyncio.TimerHandle | None = None
+        self._pump_is_due = False
         self._continuous = continuous
         self._ticket = ticket
         self._clock = clock
@@ -81,7 +82,8 @@ class Batcher:
         if entry.lane is not None:
             entry.bulk = entry.lane == BULK
         else:
-            entry.bulk = entry.size > MIN_BULK_BYTES and entry.tokens > self._pool.pass_tokens()
+            large = 0 < self._pool.pass_tokens() < entry.tokens
+            entry.bulk = large and entry.size > MIN_BULK_BYTES
         self.source.put(entry)
         self._idle.clear()
         self.pump()
@@ -106,14 +108,14 @@ class Batcher:
         busy, size = slot.running > 0, self.limit
         if not slot.pass_tokens:
             return Room(slot.number, size, busy=busy, wait=self._wait)
-        held = sum(len(batch.entries) for batch in self._running if batch.slot is slot)
-        return Room(
-            slot.number,
-            min(size, max(AHEAD * size - held, 0)),
-            busy=busy,
-            wait=self._wait,
-            tokens=(slot.token_room(bulk=False), slot.token_room(bulk=True)),
-        )
+        lanes = (self._lane_room(slot, bulk=False), self._lane_room(slot, bulk=True))
+        return Room(slot.number, size, busy=busy, wait=self._wait, lanes=lanes)
+
+    def _lane_room(self, slot: Slot, *, bulk: bool) -> LaneRoom:
+        running = [b for b in self._running if b.slot is slot and b.bulk == bulk]
+        held = sum(not entry.settled for batch in running for entry in batch.entries)
+        size = min(self.limit, max(AHEAD * self.limit - held, 0))
+        return LaneRoom(size, slot.token_room(bulk=bulk))
 
     def take(self, room: Room) -> list[Entry]:
         """Remove the next entries for a worker, answering what is too late."""
@@ -131,6 +133,16 @@ class Batcher:
 
     def _waited(self) -> None:
         self._timer = None
+        self.pump()
+
+    def answered(self) -> None:
+        """An entry of a batch that goes on was settled: its worker may have room again."""
+        if len(self.source) and not self._pump_is_due:
+            self._pump_is_due = True
+            asyncio.get_running_loop().call_soon(self._pump_due)
+
+    def _pump_due(self) -> None:
+        self._pump_is_due = False
         self.pump()
 
     def expire(self, entry: Entry) -> None:
@@ -195,7 +207,11 @@ class Batcher:
     def _tickets(self) -> int:
         """How many more requests workers can begin at once."""
         joinable = sum(batch.room() for batch in self._running)
-        return joinable + sum(slot.room() for slot in self._pool.with_room())
+        free = [
+            int(not slot.running) if slot.pass_tokens else slot.room()
+            for slot in self._pool.with_room()
+        ]
+        return joinable + sum(free)
 
     def _worker_gone(self, slot: Slot) -> None:
         error = FlambeauError(ErrorKind.WORKER_DIED, WORKER_DIED)
@@ -209,16 +225,29 @@ class Batcher:
 
 
 class CostEstimate:
-    """What a request will cost, from its size: tokens a byte, learned from those that have run."""
+    """What a request will cost, from its size: tokens a byte, learned from those that have run.
+
+    Within bounds: texts that were cut to what the model reads, or that are shorter than the tokens
+    which each text gets anyway, say little about others.
+    """
 
     def __init__(self) -> None:
         self._per_byte = 0.25
 
     def tokens(self, size: int) -> int:
         """How many tokens a body of so many bytes probably has."""
-        return max(1, round(size * self._per_byte))
+        return _SPECIAL_TOKENS + round(size * self._per_byte)
 
-    def learn(self, size: int, tokens: int) -> None:
-        """Bodies of so many bytes had so many tokens."""
-        if size:
-            self._per_byte += 0.1 * (tokens / size - self._per_byte)
+    def learn(self, size: int, tokens: int, count: int) -> None:
+        """`count` bodies of so many bytes together had so many tokens."""
+        if not size:
+            return
+        found = (tokens - _SPECIAL_TOKENS * count) / size
+        share = 0.1 * min(1.0, size / (_TELLING_BYTES * count))
+        rate = self._per_byte + share * (found - self._per_byte)
+        self._per_byte = min(max(rate, _FEWEST_PER_BYTE), _MOST_PER_BYTE)
+
+
+_SPECIAL_TOKENS = 2
+_TELLING_BYTES = 100
+_FEWEST_PER_BYTE, _MOST_PER_BYTE = 0.1, 1.0

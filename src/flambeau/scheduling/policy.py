@@ -33,13 +33,20 @@ class Waiting(NamedTuple):
     tokens: int = 0
 
 
+class LaneRoom(NamedTuple):
+    """What a worker that runs several batches can take of one lane: entries, and their tokens."""
+
+    size: int
+    tokens: int
+
+
 class Room(NamedTuple):
     """What a worker can take now: `size` more entries.
 
     `wait`: seconds for which a batch that is not full may be held back, at most. `busy`: it runs
     other batches at the same time. `joining`: the entries would join a batch that runs (continuous
-    batching). `tokens`: what the batch may cost, if it is of interactive requests and if it is of
-    bulk work; None: as much as it likes.
+    batching). `lanes`: for a worker that runs several batches, its room for interactive requests
+    and for bulk work; None: `size` is all that counts.
     """
 
     worker: int
@@ -47,7 +54,7 @@ class Room(NamedTuple):
     busy: bool = False
     joining: bool = False
     wait: float = 0.0
-    tokens: tuple[int, int] | None = None
+    lanes: tuple[LaneRoom, LaneRoom] | None = None
 
 
 class Decision(NamedTuple):
@@ -71,11 +78,13 @@ def decide(
 ) -> Decision:
     """Choose the next batch from the head of the queue; it may cost so many tokens, None: any.
 
-    Settled entries (client gone) are forgotten, late ones expire: neither costs a forward pass. An
+    A room for nobody gets nobody. Settled entries (client gone) are forgotten, late ones expire: neither costs a forward pass. An
     entry that was in a batch whose worker died or timed out runs alone on its worker, so that it
     cannot harm neighbours twice.
     """
     decision = Decision([], [], [])
+    if room.size <= 0:
+        return decision
     size = cost = 0
     go_at = latest = now
     for index, entry in enumerate(waiting):

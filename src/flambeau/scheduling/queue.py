@@ -8,11 +8,11 @@ once; what comes later is dropped. Nobody but the entry touches its reply.
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from itertools import chain
+from itertools import chain, islice
 from typing import NamedTuple, Protocol
 
 from flambeau.errors import ErrorKind, FlambeauError
-from flambeau.scheduling.policy import Room, Waiting, decide
+from flambeau.scheduling.policy import LaneRoom, Room, Waiting, decide
 from flambeau.types import Chunk, InferenceRequest
 
 MAX_UNREAD_BYTES = 64 * 1024 * 1024
@@ -109,6 +109,11 @@ class Entry:
         self._error = error
         self._settle(error)
         self._wake()
+
+    @property
+    def failed(self) -> bool:
+        """Whether it was settled with an error."""
+        return self._error is not None
 
     def cancel(self) -> None:
         """The client left: nobody reads the reply any more."""
@@ -256,14 +261,19 @@ class RequestQueue:
         A batch is of one lane. While both wait, bulk work has every `BULK_TURN`-th turn.
         """
         lanes = [self._interactive, self._bulk]
+        if (room.busy or room.joining) and any(map(_must_run_alone, lanes)):
+            return Taken([], [])  # the worker is to finish what it has, and take nothing beside it
         if self._interactive and self._bulk and self._turn % BULK_TURN == BULK_TURN - 1:
             lanes.reverse()
         taken = Taken([], [])
         for lane in lanes:
-            tokens = None if room.tokens is None else room.tokens[lane is self._bulk]
-            if not lane or tokens == 0:
+            own = LaneRoom(room.size, -1)
+            if room.lanes is not None:
+                own = room.lanes[lane is self._bulk]
+            if not lane or own.size <= 0 or own.tokens == 0:
                 continue
-            again_at = self._take_from(lane, room, now, tokens, taken)
+            tokens = own.tokens if room.lanes is not None else None
+            again_at = self._take_from(lane, room._replace(size=own.size), now, tokens, taken)
             if taken.run:
                 self._turn += 1
                 return taken
@@ -312,6 +322,11 @@ class RequestQueue:
         self._interactive.clear()
         self._bulk.clear()
         return entries
+
+
+def _must_run_alone(lane: deque[Entry]) -> bool:
+    """Whether the first entry that waits in a lane has been on a worker that was lost."""
+    return any(entry.attempts > 0 for entry in islice((e for e in lane if not e.settled), 1))
 
 
 def policy_view(entry: Entry) -> Waiting:

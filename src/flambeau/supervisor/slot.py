@@ -170,6 +170,9 @@ class Slot:
                 self.state = SlotState.WAITING
                 process.kill()
                 self._process = None
+                jobs, self._jobs = list(self._jobs.values()), {}
+                for job in jobs:
+                    job.lost(self._death(timed_out=False), company=len(jobs) > 1)
             if not self.retired:
                 await self._pause()
         self._pool.on_ended(self)

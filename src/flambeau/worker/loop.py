@@ -99,7 +99,7 @@ def _load(channel: BlockingChannel[ToWorker], load: Load, prepared: Runner | Non
     gc.freeze()  # weights live as long as the process: keep them out of every collection
     seconds = time.monotonic() - started
     send_measured(channel, runner)
-    ahead = runner.budget() if runner.pooled else 0
+    ahead = runner.budget() if runner.pooled and not load.asynchronous else 0
     channel.send(Loaded(seconds, runner.info, runner.default_batch_size or 0, ahead))
     return runner
 

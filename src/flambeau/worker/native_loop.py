@@ -4,6 +4,8 @@ The main thread computes. One more thread takes what comes from the server, and 
 while the one before it is still computed.
 """
 
+import logging
+import os
 import queue
 import threading
 import time
@@ -16,6 +18,8 @@ from flambeau.worker.replies import Replies
 
 if TYPE_CHECKING:
     from flambeau.handlers.native_runs import NativeRun, NativeRuns
+
+logger = logging.getLogger("flambeau.worker")
 
 
 class _Opened:
@@ -44,11 +48,18 @@ class _NativeWorker:
         self._stopping = False
 
     def serve(self, inbox: "queue.SimpleQueue[ToWorker]") -> None:
-        threading.Thread(target=self._open, args=(inbox,), name="tokenise", daemon=True).start()
+        threading.Thread(target=self._prepare, args=(inbox,), name="tokenise", daemon=True).start()
         while not self._runner.unusable and (self._running or not self._stopping):
             self._receive()
             self._runs.step()
             self._send()
+
+    def _prepare(self, inbox: "queue.SimpleQueue[ToWorker]") -> None:
+        try:
+            self._open(inbox)
+        except BaseException:
+            logger.exception("The worker ends: it cannot take requests any more")
+            os._exit(70)  # the main thread would wait for ever
 
     def _open(self, inbox: "queue.SimpleQueue[ToWorker]") -> None:
         """Take messages in their order; what a client has withdrawn is marked at once."""

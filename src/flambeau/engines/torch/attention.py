@@ -45,7 +45,6 @@ class Layout:
             ends.append(start)
         bounds = torch.tensor([0, *ends], dtype=torch.int32)
         self.starts = bounds[:-1].long().to(device)
-        self.lasts = (bounds[1:].long() - 1).to(device)
         self.bounds = bounds.to(device)
         """Cumulative lengths from 0 on, int32, one more than there are texts."""
 

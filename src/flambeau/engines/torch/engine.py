@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,9 +38,21 @@ CPU_BUDGET = (64, 2_048)
 GPU_BUDGET = (1_024, 65_536)
 """The fewest and the most tokens of a packed micro-batch, whatever was measured."""
 
+MASKED_BUDGET = {True: 512, False: 4_096}
+"""The most, on a CPU and on a GPU, where attention looks at the whole row: it costs the square."""
+
 PROBE_TOKENS = (128, 16)
 """Sizes of the passes that are timed before the first request; what comes first also pays for what
 is set up once, which weighs less in a long one."""
+
+
+def _depends_on_company(config: Any, max_length: int) -> bool:
+    """Whether positions are scaled by the longest row of a pass, so that rows must run alone."""
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    if not isinstance(rope, dict) or rope.get("rope_type") not in ("dynamic", "longrope"):
+        return False
+    original = rope.get("original_max_position_embeddings") or config.max_position_embeddings
+    return max_length > int(original)
 
 
 class Engine:
@@ -53,21 +66,31 @@ class Engine:
         self.padding = 0
         self._cost = CostModel()
         self._model = load_model(source, self.device)
+        own_pad = self._model.config.pad_token_id
         if self._model.config.pad_token_id is None:
             # GPT-2's heads find the last real token by it and refuse batches without one.
             self._model.config.pad_token_id = source.pad_id
         self._takes_type_ids = takes_type_ids(self._model)
-        self._packed = self._pack() if source.outputs else None
-        self.precision = apply_precision(self._model, source.precision, self.device)
+        self._depends_on_company = _depends_on_company(self._model.config, source.max_length)
+        on_cpu = self.device == "cpu"
+        if not on_cpu:  # first, so that what is checked is the kernel that will run
+            self.precision = apply_precision(self._model, source.precision, self.device)
+        can_pack = source.outputs and not self._depends_on_company
+        self._packed = self._pack(own_pad) if can_pack else None
+        if on_cpu:
+            self.precision = apply_precision(self._model, source.precision, self.device)
 
     @property
     def limits(self) -> RowLimits | None:
         """See `engines.base.Engine`. How large a pass should be was measured, and still is."""
         on_cpu = self.device == "cpu"
-        budget = self._cost.budget(*(CPU_BUDGET if on_cpu else GPU_BUDGET))
+        lowest, highest = CPU_BUDGET if on_cpu else GPU_BUDGET
+        if self._packed is not None and self._packed.masked:
+            highest = MASKED_BUDGET[on_cpu]
+        budget = self._cost.budget(lowest, highest)
         if self._packed is not None:
             return RowLimits(budget, 0.0, packed=True)
-        if self._source.pad_id is None:
+        if self._source.pad_id is None or self._depends_on_company:
             return None
         return RowLimits(budget, (CPU_LIMITS if on_cpu else GPU_LIMITS).max_padding)
 
@@ -95,9 +118,14 @@ class Engine:
         """See `engines.base.Engine`. Uses the model's own `generation_config.json`."""
         return generate_in_groups(prompts, settings, self._generate_rows)
 
-    def _pack(self) -> PackedForward | None:
+    def _pack(self, pad_id: int | None) -> PackedForward | None:
         return packed_forward(
-            self._model, self._alone, self._source, self.device, type_ids=self._takes_type_ids
+            self._model,
+            self._alone,
+            self._source,
+            self.device,
+            type_ids=self._takes_type_ids,
+            pad_id=pad_id,
         )
 
     def _alone(self, row: Sequence[TokenSequence]) -> list[Outputs]:
@@ -113,7 +141,10 @@ class Engine:
             outputs = self._forward_rows(rows)
             lengths = [max(lengths)] * len(lengths)
         seconds = time.perf_counter() - started
-        self._cost.observe(sum(lengths), sum(length * length for length in lengths), seconds)
+        squares = sum(length * length for length in lengths)
+        if self._packed is not None and self._packed.masked:
+            squares = sum(lengths) ** 2  # its attention looks at the whole row
+        self._cost.observe(sum(lengths), squares, seconds)
         return outputs
 
     @torch.inference_mode()

@@ -11,6 +11,7 @@ rows of different lengths packed and alone, and gives None with a reason where t
 import inspect
 import logging
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -38,29 +39,35 @@ _LAST_LAYERS = ("encoder", "transformer", "final_norm")
 class PackedForward:
     """Runs a model over rows that are packed into one. Changes the model, until `undo`."""
 
-    def __init__(self, model: Any, source: ModelSource, device: str, *, type_ids: bool) -> None:
-        """Raises `NotImplementedError` or `ValueError` where the model cannot be packed."""
+    def __init__(
+        self, model: Any, source: ModelSource, device: str, *, type_ids: bool, pad_id: int | None
+    ) -> None:
+        """`pad_id` is the checkpoint's own padding, None if it has none.
+
+        Raises `NotImplementedError` or `ValueError` where the model cannot be packed.
+        """
         if "position_ids" not in inspect.signature(model.forward).parameters:
             raise NotImplementedError("it takes no positions")
         self._model = model
         self._source = source
         self._device = device
         self._type_ids = type_ids
-        self._first_position = _first_position(model)
+        self._pad = pad_id
+        self._skips_pads = _skips_pads(model)
         self._layout: Layout | None = None
         self._head = None if source.per_token else _score_head(model)
         self._before = str(model.config._attn_implementation)  # noqa: SLF001  # no other way to ask
         self._hook: Any = None
         # Models with attention of their own (MPNet) can still be given a mask of blocks.
-        self._masked = not model._can_set_attn_implementation()  # noqa: SLF001  # no other way to ask
-        if not self._masked:
-            model.set_attn_implementation(PACKED)
+        self.masked = not model._can_set_attn_implementation()  # noqa: SLF001  # no other way to ask
         if self._head is None and not source.per_token:
             self._hook = _last_layer(model).register_forward_hook(self._one_token_a_text)
+        if not self.masked:
+            model.set_attn_implementation(PACKED)  # the last step: what fails leaves nothing behind
 
     def undo(self) -> None:
         """Leave the model as it was."""
-        if not self._masked:
+        if not self.masked:
             self._model.set_attn_implementation(self._before)
         if self._hook is not None:
             self._hook.remove()
@@ -72,8 +79,9 @@ class PackedForward:
         inputs = self._inputs(rows)
         with packed(layout):
             if self._head is not None:
-                states = self._model.base_model(**inputs, use_cache=False)[0][0, layout.lasts]
-                return {self._source.outputs[0]: _to_numpy(self._head(states))}
+                states = self._model.base_model(**inputs, use_cache=False)[0]
+                lasts = layout.starts + self._last_tokens(rows)
+                return {self._source.outputs[0]: _to_numpy(self._head(states[0, lasts]))}
             result = self._model(**inputs)
         outputs = {name: _to_numpy(result[name]) for name in self._source.outputs}
         return (
@@ -84,16 +92,15 @@ class PackedForward:
 
     def _inputs(self, rows: Sequence[TokenSequence]) -> dict[str, torch.Tensor]:
         """Ids, positions and token types as one array, so that one copy brings them to the device."""
-        first = self._first_position
         arrays = {
             "input_ids": [token for row in rows for token in row.ids],
-            "position_ids": [place for row in rows for place in range(first, first + len(row))],
+            "position_ids": [place for row in rows for place in self._positions(row.ids)],
         }
         if self._type_ids and all(row.type_ids for row in rows):
             arrays["token_type_ids"] = [kind for row in rows for kind in row.type_ids]
         stacked = torch.tensor(list(arrays.values()), dtype=torch.long).to(self._device)
         inputs = {name: stacked[index : index + 1] for index, name in enumerate(arrays)}
-        if self._masked:
+        if self.masked:
             texts = torch.repeat_interleave(
                 torch.arange(len(rows)), torch.tensor([len(row) for row in rows])
             ).to(self._device)
@@ -102,6 +109,24 @@ class PackedForward:
             blocked.masked_fill_(texts[:, None] != texts[None, :], torch.finfo(dtype).min)
             inputs["attention_mask"] = blocked
         return inputs
+
+    def _positions(self, ids: Sequence[int]) -> Sequence[int]:
+        """A text's positions: from 0 on, or as RoBERTa's relatives count, who leave padding out."""
+        pad = self._skips_pads
+        if pad is None:
+            return range(len(ids))
+        if pad not in ids:
+            return range(pad + 1, pad + 1 + len(ids))
+        counted = accumulate(token != pad for token in ids)
+        return [pad + place * (token != pad) for place, token in zip(counted, ids, strict=True)]
+
+    def _last_tokens(self, rows: Sequence[TokenSequence]) -> torch.Tensor:
+        """Which token stands for each text: the last one that is no padding."""
+        places = [
+            next((i for i in range(len(row) - 1, -1, -1) if row.ids[i] != self._pad), 0)
+            for row in rows
+        ]
+        return torch.tensor(places, device=self._device)
 
     def _one_token_a_text(self, _module: Any, _inputs: Any, output: Any) -> Any:
         """Leave, of the states `[1, tokens, width]`, what the head looks at: `[texts, 1, width]`."""
@@ -127,16 +152,18 @@ def packed_forward(
     device: str,
     *,
     type_ids: bool,
+    pad_id: int | None,
 ) -> PackedForward | None:
     """The model's packed pass, or None where its answers would not be those of each row alone.
 
-    `alone` gives the answers that the unchanged model gives to single rows.
+    `alone` gives the answers that the unchanged model gives to single rows; `pad_id` is the
+    checkpoint's own padding.
     """
     forward = None
     try:
-        rows = _probe_rows(model.config, source)
+        rows = _probe_rows(model.config, source, pad_id)
         expected = [alone([row])[0] for row in rows]
-        forward = PackedForward(model, source, device, type_ids=type_ids)
+        forward = PackedForward(model, source, device, type_ids=type_ids, pad_id=pad_id)
         everything = RowLimits(sum(map(len, rows)), 0, packed=True)
         found = forward_in_groups(rows, everything, forward, per_token=source.per_token)
         difference = _largest_difference(found, expected)
@@ -154,8 +181,11 @@ def packed_forward(
     return None
 
 
-def _probe_rows(config: Any, source: ModelSource) -> list[TokenSequence]:
-    """A few rows of different lengths, one longer than a local attention's window if that fits."""
+def _probe_rows(config: Any, source: ModelSource, pad_id: int | None) -> list[TokenSequence]:
+    """A few rows of different lengths, one longer than a local attention's window if that fits.
+
+    One has padding's token in it and at its end, which some texts do and some models look for.
+    """
     window = getattr(config, "sliding_window", None) or getattr(config, "local_attention", None)
     longest = min(window + 3, _LONGEST_PROBE) if isinstance(window, int) else 23
     special = {source.pad_id, *source.eos_ids}
@@ -165,6 +195,8 @@ def _probe_rows(config: Any, source: ModelSource) -> list[TokenSequence]:
     for number, length in enumerate(min(each, source.max_length) for each in (3, longest, 9, 9)):
         places = range(number * 31, (number * 31 + length) * (step + 1), step + 1)
         ids = [usable[place % len(usable)] for place in places[:length]]
+        if number == 2 and pad_id is not None and pad_id < config.vocab_size and length > 3:
+            ids[length // 2] = ids[-1] = pad_id
         rows.append(TokenSequence(ids, [0] * (length - length // 2) + [1] * (length // 2)))
     return rows
 
@@ -181,12 +213,12 @@ def _largest_difference(found: Sequence[Outputs], expected: Sequence[Outputs]) -
     return largest
 
 
-def _first_position(model: Any) -> int:
-    """0, or what RoBERTa's relatives begin at: the number after the padding's."""
+def _skips_pads(model: Any) -> int | None:
+    """The padding's id in models that count positions from it on, as RoBERTa does; else None."""
     embeddings: Any = getattr(model.base_model, "embeddings", None)
     if hasattr(embeddings, "create_position_ids_from_inputs_embeds"):
-        return int(embeddings.padding_idx) + 1
-    return 0
+        return int(embeddings.padding_idx)
+    return None
 
 
 def _score_head(model: Any) -> torch.nn.Module | None:

@@ -107,7 +107,7 @@ def _quantise(model: Any) -> None:
                 replaced += 1
     if not replaced:
         raise LoadError("precision int8 finds no linear layers to work on. Remove the setting.")
-    model.register_forward_hook(shared.forget)
+    model.base_model.register_forward_hook(shared.forget)  # some heads are called apart from it
 
 
 def _int8(linear: torch.nn.Linear, shared: _LastRounded) -> Int8Linear:
