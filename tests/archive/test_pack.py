@@ -54,6 +54,16 @@ def test_compression(archive_format: str, method: int) -> None:
         assert {entry.compress_type for entry in archive.infolist()} == {method}
 
 
+def test_large_weights_are_stored_as_they_are() -> None:
+    """They hardly shrink, and a start would have to inflate them; everything else is compressed."""
+    weights = Path("big.safetensors")
+    weights.write_bytes(os.urandom(2 * 1024 * 1024))
+    with zipfile.ZipFile(pack(request(serialized_file=weights))) as archive:
+        methods = {entry.filename: entry.compress_type for entry in archive.infolist()}
+    assert methods.pop("big.safetensors") == zipfile.ZIP_STORED
+    assert set(methods.values()) == {zipfile.ZIP_DEFLATED}
+
+
 @pytest.mark.parametrize(
     ("handler", "in_manifest", "packed"),
     [
@@ -241,11 +251,11 @@ def test_the_temporary_folder_is_not_used(tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.slow
 def test_what_the_server_would_refuse_is_told() -> None:
-    """Weights of zeros shrink like a bomb does; the packer says so."""
-    with Path("zeros.bin").open("wb") as file:
+    """A file of zeros shrinks like a bomb does; the packer says so."""
+    with Path("zeros.dat").open("wb") as file:
         file.truncate(65 * 2**20)
     told: list[str] = []
-    pack(request(serialized_file=Path("zeros.bin")), told.append)
+    pack(request(serialized_file=Path("zeros.dat")), told.append)
     assert len(told) == 1
     assert told[0].startswith("warning: the server will refuse to unpack ../out/m.mar")
 

@@ -4,9 +4,7 @@ Runs in a process of its own, `python -m flambeau.handlers.export`, because the 
 never imports a model framework.
 """
 
-import argparse
 import importlib.util
-import logging
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -20,8 +18,9 @@ from flambeau import engines, tasks
 from flambeau.archive.graphs import Form, graph_files
 from flambeau.archive.hub import format_size
 from flambeau.engines.base import ModelSource, Outputs, TokenSequence
-from flambeau.errors import FlambeauError, LoadError, PredictionError
+from flambeau.errors import LoadError, PredictionError
 from flambeau.handlers.agreement import compare
+from flambeau.handlers.child import read_request, run_quietly, say
 from flambeau.handlers.export_request import ExportRequest, decode_export
 from flambeau.handlers.sample_texts import sample_entries
 from flambeau.handlers.settings import HandlerSettings, read_json_object
@@ -185,22 +184,9 @@ def _checked(form: Form, file: Path, sample: _Sample) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The child process of `flambeau pack`: one request, as JSON; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m flambeau.handlers.export")
-    parser.add_argument("--request-json", required=True, metavar="JSON", help="an ExportRequest")
-    text: str = parser.parse_args(argv).request_json
-    logging.getLogger().setLevel(logging.ERROR)  # the libraries' advice is for whoever calls them
-    try:
-        export(decode_export(text), _say)
-    except FlambeauError as error:
-        sys.stderr.write(f"flambeau: {' '.join(str(error).split())}\n")
-        return 1
-    return 0
-
-
-def _say(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()
+    """The child process of `flambeau pack`; returns the exit code."""
+    request = decode_export(read_request("export", argv))
+    return run_quietly(lambda: export(request, say))
 
 
 if __name__ == "__main__":

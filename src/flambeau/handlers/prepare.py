@@ -5,7 +5,6 @@ never imports a model framework. The frameworks are imported late, so that what 
 request or a network is told at once.
 """
 
-import argparse
 import os
 import shutil
 import signal
@@ -18,6 +17,7 @@ from flambeau.archive.contents import TOKENIZER_FILES
 from flambeau.archive.hub import fetch_model, format_size, snapshot_commit
 from flambeau.archive.staging import staged_folder
 from flambeau.errors import ConfigError, FlambeauError
+from flambeau.handlers.child import read_request
 from flambeau.handlers.prepare_request import PrepareRequest, decode_request
 from flambeau.handlers.settings import read_json_object
 from flambeau.tasks.base import infer_task
@@ -137,10 +137,7 @@ def run(request: PrepareRequest) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """The child process of `flambeau prepare`: one request, as JSON; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m flambeau.handlers.prepare")
-    parser.add_argument("--request-json", required=True, metavar="JSON", help="a PrepareRequest")
-    text: str = parser.parse_args(argv).request_json
-    return run(decode_request(text))
+    return run(decode_request(read_request("prepare", argv)))
 
 
 def _fill(
@@ -279,6 +276,7 @@ def _check_output(output: Path) -> None:
 
 
 def _say(line: str) -> None:
+    """Progress is this command's output."""
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 

@@ -3,8 +3,6 @@
 The commands' process never imports a model framework.
 """
 
-import argparse
-import logging
 import sys
 
 from rich.console import Console
@@ -13,7 +11,7 @@ from rich.table import Table
 from flambeau.archive.manifest import read_manifest_document
 from flambeau.archive.verdict import Candidate, Verdict, write_verdict
 from flambeau.archive.yaml_config import read_yaml
-from flambeau.errors import FlambeauError
+from flambeau.handlers.child import read_request, run_quietly, say
 from flambeau.handlers.native_model import Device, load_parts
 from flambeau.handlers.settings import PrecisionChoice
 from flambeau.handlers.tune_request import TuneRequest, decode_tune
@@ -33,7 +31,7 @@ def run(request: TuneRequest) -> None:
     parts = load_parts(
         request.model_dir, manifest, document, device=Device(threads=request.threads)
     )
-    verdict = tune(request, parts, _say)
+    verdict = tune(request, parts, say)
     file = write_verdict(request.archive, verdict)
     console = Console()
     if not console.is_terminal:
@@ -99,23 +97,9 @@ def _name(one: Candidate) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The child process of `flambeau tune`: one request, as JSON; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m flambeau.handlers.tune")
-    parser.add_argument("--request-json", required=True, metavar="JSON", help="a TuneRequest")
-    text: str = parser.parse_args(argv).request_json
-    logging.getLogger().setLevel(logging.ERROR)
-    request = decode_tune(text)
-    try:
-        run(request)
-    except FlambeauError as error:
-        sys.stderr.write(f"flambeau: {' '.join(str(error).split())}\n")
-        return 1
-    return 0
-
-
-def _say(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()
+    """The child process of `flambeau tune`; returns the exit code."""
+    request = decode_tune(read_request("tune", argv))
+    return run_quietly(lambda: run(request))
 
 
 if __name__ == "__main__":
