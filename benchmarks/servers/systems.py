@@ -173,6 +173,7 @@ SYSTEMS: Mapping[str, System] = {
     "flambeau": flambeau("Flambeau"),
     "flambeau-mar": flambeau("Flambeau (.mar)", output="legacy"),
     "flambeau-int8": flambeau("Flambeau int8", precision="int8"),
+    "flambeau-bf16": flambeau("Flambeau bf16", precision="bf16"),
     "flambeau-onnx": flambeau("Flambeau ONNX", engine="onnx"),
     "flambeau-openvino": flambeau("Flambeau OpenVINO", engine="openvino"),
     "flambeau-openvino-int8": flambeau("Flambeau OpenVINO int8", engine="openvino", precision="int8"),

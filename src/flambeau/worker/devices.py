@@ -37,7 +37,7 @@ def prepare_compute(threads: int) -> None:
 
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
-_KEPT_BYTES = 256 * 1024 * 1024
+_KEPT_BYTES = 64 * 1024 * 1024
 _LARGEST_KEPT = 64 * 1024 * 1024  # a layer's activations; glibc takes no larger one
 
 
