@@ -11,6 +11,16 @@ JsonValue = None | bool | int | float | str | list["JsonValue"] | dict[str, "Jso
 TaskName = Literal[
     "text-classification", "token-classification", "question-answering", "text-generation"
 ]
+Lane = Literal["interactive", "bulk"]
+"""Who goes first: bulk work yields to interactive requests (docs/batching.md)."""
+
+LANE_HEADER = "x-flambeau-lane"
+"""The request header, in lower case, that asks for a lane."""
+
+BULK_TURN = 4
+"""While interactive requests wait, every so many-th turn is bulk work's: in a model's queue, and
+among the forward passes of a worker."""
+
 OutputShape = Literal["legacy", "full"]
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 """The numbers that a forward pass computes with; `int8` keeps activations in floating point

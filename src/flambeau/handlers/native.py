@@ -9,7 +9,7 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, get_args
 
 import numpy as np
 
@@ -33,16 +33,13 @@ from flambeau.tasks.base import (
     ForwardTask,
     GenerationTask,
 )
-from flambeau.types import OutputShape, Phases, Precision
+from flambeau.types import LANE_HEADER, Lane, OutputShape, Phases, Precision
 
 logger = logging.getLogger(__name__)
 
 OUTPUT_HEADER = "x-flambeau-output"
 TOKENS_HEADER = "x-flambeau-tokens"
 TRUNCATED_HEADER = "x-flambeau-truncated"
-
-LANE_HEADER = "x-flambeau-lane"
-"""A request's lane, `interactive` or `bulk`. Without it, lists of many texts are bulk work."""
 
 BULK_ENTRIES = 8
 """A list of more texts than this is bulk work unless its request says otherwise."""
@@ -353,9 +350,9 @@ def read_lane(header: object) -> str | None:
     if not isinstance(header, str) or not header.strip():
         return None
     lane = header.strip().lower()
-    if lane not in ("interactive", "bulk"):
+    if lane not in get_args(Lane):
         raise PredictionError(
-            f"The header {LANE_HEADER} is {header!r}. Allowed: interactive, bulk.",
+            f"The header {LANE_HEADER} is {header!r}. Allowed: {', '.join(get_args(Lane))}.",
             ErrorKind.INVALID_INPUT,
         )
     return lane

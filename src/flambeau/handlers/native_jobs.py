@@ -14,7 +14,7 @@ from flambeau.engines.base import RowLimits, TokenSequence, group_by_length
 from flambeau.errors import ErrorKind, PredictionError
 from flambeau.handlers.failures import breaks_device
 from flambeau.tasks.base import AnswerOptions, Encoding, Inputs, TextInput
-from flambeau.types import JsonValue
+from flambeau.types import BULK_TURN, JsonValue
 
 logger = logging.getLogger(__name__)
 
@@ -23,9 +23,6 @@ Result = TypeVar("Result")
 
 PATIENCE = 3
 """So many micro-batches may overtake a job, because its text is longer; then its turn has come."""
-
-BULK_TURN = 4
-"""While single texts wait, every so many-th micro-batch belongs to bulk work."""
 
 
 class Answer(msgspec.Struct, frozen=True):

@@ -18,9 +18,6 @@ from flambeau.scheduling.sequences import sequence_lost
 from flambeau.supervisor.pool import Pool, no_worker_error
 from flambeau.supervisor.slot import AHEAD, Slot
 
-BULK = "bulk"
-"""The lane of work that may wait; the other one is interactive."""
-
 MIN_BULK_BYTES = 2_048
 """A request without a lane of its own is bulk work where it has more bytes than this, and is more
 than one forward pass."""
@@ -80,7 +77,7 @@ class Batcher:
             raise no_worker_error(self._name, None)
         entry.tokens = self.cost.tokens(entry.size)
         if entry.lane is not None:
-            entry.bulk = entry.lane == BULK
+            entry.bulk = entry.lane == "bulk"
         else:
             large = 0 < self._pool.pass_tokens() < entry.tokens
             entry.bulk = large and entry.size > MIN_BULK_BYTES

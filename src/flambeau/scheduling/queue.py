@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 
 from flambeau.errors import ErrorKind, FlambeauError
 from flambeau.scheduling.policy import LaneRoom, Room, Waiting, decide
-from flambeau.types import Chunk, InferenceRequest
+from flambeau.types import BULK_TURN, Chunk, InferenceRequest
 
 MAX_UNREAD_BYTES = 64 * 1024 * 1024
 """A client that leaves more of its stream than this unread is cut off: memory has a bound."""
@@ -217,10 +217,6 @@ class Source(Protocol):
 
     def drain(self) -> list[Entry]:
         """Remove and return everything."""
-
-
-BULK_TURN = 4
-"""While others wait, every so many-th batch is of bulk work; else whoever waits has its turn."""
 
 
 class RequestQueue:

@@ -21,12 +21,9 @@ from flambeau.serving.host import Host
 from flambeau.serving.options import ModelOptions, Registration
 from flambeau.supervisor.pool import no_worker_error
 from flambeau.supervisor.slot import Slot
-from flambeau.types import InferenceRequest, ModelKey
+from flambeau.types import LANE_HEADER, InferenceRequest, ModelKey
 
 logger = logging.getLogger(__name__)
-
-LANE_HEADER = "x-flambeau-lane"
-"""`interactive` or `bulk`: bulk work yields to other requests (docs/batching.md)."""
 
 
 class ServedModel:

@@ -1,6 +1,5 @@
 """The engine: packed where that is right, else padded batches of texts of about one length."""
 
-import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -31,8 +30,6 @@ from flambeau.engines.base import (
 from flambeau.engines.torch.loading import load_model, takes_type_ids
 from flambeau.engines.torch.packing import PackedForward, packed_forward
 from flambeau.engines.torch.precision import apply_precision
-
-logger = logging.getLogger(__name__)
 
 CPU_BUDGET = (64, 1_024)
 GPU_BUDGET = (1_024, 65_536)
@@ -101,7 +98,7 @@ class Engine:
             return
         self._cost = CostModel()
         token = 1 if self._source.pad_id != 1 else 2
-        length = min(PROBE_TOKENS[0], self._source.max_length)
+        length = min(*PROBE_TOKENS, self._source.max_length)
         row = TokenSequence([token] * length, [0] * length)
         run = self._run if self.limits is not None else lambda rows: self._run(rows[:1])
         for total in PROBE_TOKENS:

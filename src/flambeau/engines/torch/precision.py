@@ -5,7 +5,6 @@ are rounded as they come, a scale for each token. A scale of the whole batch, wh
 dynamic layers use, would make a text's answer depend on its neighbours. The product is oneDNN's.
 """
 
-import logging
 from typing import Any
 
 import torch
@@ -13,8 +12,6 @@ from typing_extensions import override
 
 from flambeau.errors import LoadError
 from flambeau.types import Precision
-
-logger = logging.getLogger(__name__)
 
 _HALF: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _NAMES: dict[torch.dtype, Precision] = {torch.bfloat16: "bf16", torch.float16: "fp16"}
