@@ -9,7 +9,21 @@ JsonValue = None | bool | int | float | str | list["JsonValue"] | dict[str, "Jso
 """What `json.loads` returns."""
 
 TaskName = Literal[
-    "text-classification", "token-classification", "question-answering", "text-generation"
+    "text-classification",
+    "token-classification",
+    "question-answering",
+    "fill-mask",
+    "zero-shot-classification",
+    "text-ranking",
+    "sentence-similarity",
+    "feature-extraction",
+    "embeddings",
+    "text-generation",
+    "text2text-generation",
+    "summarization",
+    "translation",
+    "image-classification",
+    "automatic-speech-recognition",
 ]
 Lane = Literal["interactive", "bulk"]
 """Who goes first: bulk work yields to interactive requests (docs/batching.md)."""

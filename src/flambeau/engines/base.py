@@ -58,7 +58,18 @@ class ModelSource(msgspec.Struct, frozen=True):
     @property
     def per_token(self) -> bool:
         """Whether the model gives values for each token and not for the text as a whole."""
-        return self.task != "text-classification"
+        return self.task not in _WHOLE
+
+
+_WHOLE = frozenset(
+    {
+        "text-classification",
+        "zero-shot-classification",
+        "text-ranking",
+        "image-classification",
+    }
+)
+"""The tasks whose models give one vector for a whole input."""
 
 
 class GenerationSettings(msgspec.Struct, frozen=True):

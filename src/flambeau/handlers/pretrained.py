@@ -19,7 +19,18 @@ _CLASSES: Mapping[TaskName, str] = {
     "text-classification": "AutoModelForSequenceClassification",
     "token-classification": "AutoModelForTokenClassification",
     "question-answering": "AutoModelForQuestionAnswering",
+    "fill-mask": "AutoModelForMaskedLM",
+    "zero-shot-classification": "AutoModelForSequenceClassification",
+    "text-ranking": "AutoModelForSequenceClassification",
+    "sentence-similarity": "AutoModel",
+    "feature-extraction": "AutoModel",
+    "embeddings": "AutoModel",
     "text-generation": "AutoModelForCausalLM",
+    "text2text-generation": "AutoModelForSeq2SeqLM",
+    "summarization": "AutoModelForSeq2SeqLM",
+    "translation": "AutoModelForSeq2SeqLM",
+    "image-classification": "AutoModelForImageClassification",
+    "automatic-speech-recognition": "AutoModelForCTC",
 }
 _CLASSIFICATION = frozenset({"text-classification", "token-classification"})
 

@@ -10,9 +10,14 @@ import torch
 from safetensors.torch import load_file
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_CTC_MAPPING,
+    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
     MODEL_FOR_QUESTION_ANSWERING_MAPPING,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
+    MODEL_MAPPING,
     AutoConfig,
     PreTrainedModel,
 )
@@ -28,7 +33,18 @@ _MODEL_CLASSES: dict[TaskName, Any] = {
     "text-classification": MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     "token-classification": MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
     "question-answering": MODEL_FOR_QUESTION_ANSWERING_MAPPING,
+    "fill-mask": MODEL_FOR_MASKED_LM_MAPPING,
+    "zero-shot-classification": MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    "text-ranking": MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    "sentence-similarity": MODEL_MAPPING,
+    "feature-extraction": MODEL_MAPPING,
+    "embeddings": MODEL_MAPPING,
     "text-generation": MODEL_FOR_CAUSAL_LM_MAPPING,
+    "text2text-generation": MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+    "summarization": MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+    "translation": MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+    "image-classification": MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
+    "automatic-speech-recognition": MODEL_FOR_CTC_MAPPING,
 }
 """By configuration class. Imported by name, so that a zygote that imports this file has them."""
 
