@@ -192,7 +192,7 @@ def test_a_task_that_fails_tells_no_text(models: Models, caplog: pytest.LogCaptu
     """An error while an answer is made is that item's own; its message stays out of the log."""
 
     class Quoting(load_task("text-classification")):  # type: ignore[misc] # a class by name
-        def postprocess(self, outputs: Any, encoding: Any, entry: Any, options: Any) -> Any:
+        def postprocess(self, rows: Any, entry: Any, options: Any) -> Any:
             if "zebra" in entry.text:
                 raise ValueError(entry.text)
             return "fine"
@@ -244,7 +244,7 @@ def test_a_list_has_a_price_limit(models: Models) -> None:
     assert dear.kind is ErrorKind.INVALID_INPUT
     cost = (fitting + 1) * MAX_POSITIONS
     assert f"{fitting + 1} entries costs {cost} tokens" in dear.message
-    assert f"at most {MAX_REQUEST_TOKENS}. Send smaller lists." in dear.message
+    assert f"at most {MAX_REQUEST_TOKENS}. Send smaller lists" in dear.message
 
 
 def test_what_a_list_may_generate_counts(models: Models) -> None:
@@ -301,7 +301,7 @@ def test_temperature_zero_is_greedy(models: Models) -> None:
     """Zero gives what `do_sample: false` gives, in both shapes."""
     served = ServedNative(models.get("text-generation", "gpt2"), "legacy")
     bodies = [
-        {"inputs": "the torch", "parameters": {"max_new_tokens": 8, **parameters}}
+        {"text": "the torch", "parameters": {"max_new_tokens": 8, **parameters}}
         for parameters in ({"temperature": 0}, {"temperature": 0, "top_k": 5}, {"do_sample": False})
     ]
     assert len(set(served(*bodies))) == 1

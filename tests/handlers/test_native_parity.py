@@ -153,7 +153,8 @@ def test_greedy_generation_equals_transformers(
     else:
         served = ServedNative(source, output)
     parameters = {"max_new_tokens": 12, "do_sample": False}
-    answers = served(*({"inputs": text, "parameters": parameters} for text in TEXTS))
+    bodies = [{"inputs": text, "parameters": parameters} for text in TEXTS]
+    answers = served(*bodies, headers={"x-flambeau-output": output})
     model = transformers.AutoModelForCausalLM.from_pretrained(source).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(source)
     for text, answer in zip(TEXTS, answers, strict=True):
@@ -172,7 +173,7 @@ def test_seeded_sampling_repeats_itself(models: Models) -> None:
     served = ServedNative(models.get("text-generation", "gpt2"), "legacy", max_length=16)
 
     def body(seed: int) -> dict[str, Any]:
-        return {"inputs": "the torch", "parameters": {"seed": seed}}
+        return {"text": "the torch", "parameters": {"seed": seed}}
 
     first = served(body(1))[0]
     assert served("hi", body(1), body(2))[1] == first

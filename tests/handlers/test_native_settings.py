@@ -97,7 +97,7 @@ def test_flags_in_every_spelling(tmp_path: Path, value: object, expected: bool) 
     ("key", "value", "allowed"),
     [
         ("mode", "translation", "sequence_classification"),
-        ("task", "fill-mask", "token-classification"),
+        ("task", "juggling", "token-classification"),
         ("max_length", "long", "whole number"),
         ("max_length", 0, "whole number"),
         ("max_length", True, "whole number"),

@@ -1,6 +1,7 @@
 """Where tokenizers come from, and what they cut."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ from tokenizers import Tokenizer, decoders, models
 from flambeau import tasks
 from flambeau.errors import LoadError, PredictionError
 from flambeau.handlers.settings import HandlerSettings
-from flambeau.handlers.tokenizer import load_tokenizer, model_positions
-from flambeau.tasks.base import Encoding, TextInput
+from flambeau.handlers.tokenizer_files import load_tokenizer, model_positions
+from flambeau.tasks.base import Encoding, Reading, TextInput, WindowRule
 from flambeau.testing.models import MAX_POSITIONS, Architecture, tiny_model
 from flambeau.types import TaskName
 
@@ -28,10 +29,17 @@ def load(folder: Path, task: TaskName = "text-classification", **settings: Any) 
     return load_tokenizer(folder, HandlerSettings(**settings), values, tasks.load(task))
 
 
+def read(
+    tokenizer: Any, text: str, pair: str | None = None, rule: WindowRule | None = None
+) -> Reading:
+    (reading,) = tokenizer.encode([TextInput(text, pair)], [rule or WindowRule()])
+    assert isinstance(reading, Reading)
+    return reading
+
+
 def encode(tokenizer: Any, text: str, pair: str | None = None) -> Encoding:
-    (encoding,) = tokenizer.encode([TextInput(text, pair)])
-    assert isinstance(encoding, Encoding)
-    return encoding
+    """The tokens of what fits into one window."""
+    return read(tokenizer, text, pair).windows[0]
 
 
 @pytest.mark.parametrize("architecture", ["bert", "roberta", "gpt2"])
@@ -42,10 +50,11 @@ def test_ids_are_those_of_transformers(
     """Ids and token types equal AutoTokenizer's, also for the empty pair."""
     folder = tiny_model(tmp_path, "text-classification", architecture)
     expected = transformers.AutoTokenizer.from_pretrained(folder)("Ada, who?", pair)
-    encoding = encode(load(folder), "Ada, who?", pair)
+    reading = read(load(folder), "Ada, who?", pair)
+    encoding = reading.windows[0]
     assert encoding.ids == expected["input_ids"]
     assert encoding.type_ids == expected.get("token_type_ids", [])
-    assert not encoding.truncated
+    assert not reading.truncated
 
 
 def test_saved_truncation_and_padding_are_ignored(bert: Path, tmp_path: Path) -> None:
@@ -61,29 +70,32 @@ def test_saved_truncation_and_padding_are_ignored(bert: Path, tmp_path: Path) ->
 def test_truncation_is_noticed(bert: Path) -> None:
     """A text that fits exactly is whole; one token more is cut and says so."""
     tokenizer = load(bert, max_length=6)
-    assert not encode(tokenizer, "the movie was great").truncated
-    cut = encode(tokenizer, "the movie was great movie")
+    assert not read(tokenizer, "the movie was great").truncated
+    cut = read(tokenizer, "the movie was great movie")
     assert cut.truncated
-    assert len(cut.ids) == 6
-    assert cut.tokens[-1] == "[SEP]"
+    assert len(cut.windows[0].ids) == 6
+    assert cut.length == 7
+    assert cut.characters_used == len("the movie was great")
+    assert cut.windows[0].tokens[-1] == "[SEP]"
 
 
 def test_texts_of_megabytes_cost_no_more_than_short_ones(bert: Path) -> None:
     """Only what can be read is tokenised: the tokens are those of the text's beginning."""
     tokenizer = load(bert, "question-answering", max_length=8)
-    encoding = encode(tokenizer, "who", "Jim " * 2_000_000)
-    assert encoding.truncated
-    assert encoding.ids == encode(tokenizer, "who", "Jim " * 20).ids
-    hidden = encode(tokenizer, "who", "Jim" + " " * 10_000 + "Henson")
+    reading = read(tokenizer, "who", "Jim " * 2_000_000)
+    assert reading.truncated
+    assert reading.windows[0].ids == encode(tokenizer, "who", "Jim " * 20).ids
+    hidden = read(tokenizer, "who", "Jim" + " " * 10_000 + "Henson")
     assert hidden.truncated
-    assert "Henson" not in hidden.tokens
+    assert "Henson" not in hidden.windows[0].tokens
 
 
 def test_prompts_lose_their_beginning(tmp_path: Path) -> None:
     """Generation goes on from the end of a text, so that the end is kept."""
     folder = tiny_model(tmp_path, "text-generation", "gpt2")
-    encoding = encode(load(folder, "text-generation", max_length=2), "the movie was great")
-    assert encoding.truncated
+    reading = read(load(folder, "text-generation", max_length=2), "the movie was great")
+    encoding = reading.windows[0]
+    assert reading.truncated
     assert encoding.tokens[-1] == encode(load(folder, "text-generation"), "great").tokens[-1] or (
         "great".endswith(encoding.tokens[-1].removeprefix("Ġ"))
     )
@@ -106,9 +118,57 @@ def test_one_question_that_is_too_long_fails_alone(bert: Path) -> None:
     tokenizer = load(bert, "question-answering", max_length=8)
     long, short = tokenizer.encode([TextInput("who " * 20, "Jim"), TextInput("who", "Jim " * 20)])
     assert isinstance(long, PredictionError)
-    assert isinstance(short, Encoding)
+    assert isinstance(short, Reading)
     assert short.truncated
-    assert len(short.ids) == 8
+    assert len(short.windows[0].ids) == 8
+
+
+def test_windows_cover_the_whole_text(bert: Path) -> None:
+    """Overlapping windows, in order, hold every token; each has its special tokens and length."""
+    tokenizer = load(bert, max_length=8)
+    text = " ".join(["the movie was great"] * 6)
+    whole = encode(load(bert), text)
+    reading = read(tokenizer, text, rule=WindowRule("window", stride=2))
+    assert not reading.truncated
+    assert reading.length == len(whole.ids)
+    assert reading.characters_used == len(text)
+    spans = [
+        [span for span, part in zip(window.offsets, window.parts, strict=True) if part == 0]
+        for window in reading.windows
+    ]
+    assert all(len(window.ids) <= 8 and window.tokens[0] == "[CLS]" for window in reading.windows)
+    for before, after in pairwise(spans):
+        assert before[-2:] == after[:2]
+    assert sorted({span for window in spans for span in window}) == whole.offsets[1:-1]
+
+
+def test_refused_texts_are_told_both_lengths(bert: Path) -> None:
+    """Whoever wants no text cut hears how long it is and how much the model reads."""
+    tokenizer = load(bert, max_length=6)
+    refuse = WindowRule("refuse")
+    assert read(tokenizer, "the movie was great", rule=refuse).length == 6
+    (refused,) = tokenizer.encode([TextInput("the movie was great movie")], [refuse])
+    assert isinstance(refused, PredictionError)
+    assert "7 tokens and the model reads 6" in refused.message
+
+
+def test_a_stride_without_room_is_refused(bert: Path) -> None:
+    """Windows that would not move on are an error that says how many tokens there are."""
+    tokenizer = load(bert, max_length=6)
+    (wrong,) = tokenizer.encode([TextInput("the movie " * 9)], [WindowRule("window", stride=4)])
+    assert isinstance(wrong, PredictionError)
+    assert "'stride' is 4" in wrong.message
+
+
+def test_windows_of_a_pair_go_over_the_longer_text(bert: Path) -> None:
+    """The shorter text is in every window."""
+    tokenizer = load(bert, max_length=10)
+    rule = WindowRule("window")
+    for text, pair in [("who", "the movie was great " * 4), ("the movie was great " * 4, "who")]:
+        reading = read(tokenizer, text, pair, rule)
+        assert len(reading.windows) > 2
+        assert all("who" in window.tokens for window in reading.windows)
+        assert reading.characters_used == len((text + pair).rstrip()) - (text.endswith(" "))
 
 
 @pytest.mark.parametrize(

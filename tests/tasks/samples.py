@@ -13,6 +13,9 @@ from flambeau.tasks.base import (
     Encoding,
     ForwardTask,
     Head,
+    RowOutputs,
+    TextInput,
+    Window,
 )
 
 FULL = AnswerOptions("full")
@@ -21,6 +24,11 @@ LEGACY = AnswerOptions("legacy")
 
 def task(name: str, labels: list[str] | None = None, problem_type: str | None = None) -> BaseTask:
     return tasks.load(name)(Head(labels or [], problem_type))
+
+
+def with_parameters(made: BaseTask, **given: Any) -> AnswerOptions:
+    """Options of a request that sets these parameters."""
+    return AnswerOptions("full", made.read_parameters(given))
 
 
 def forward_task(name: str, *args: Any) -> ForwardTask:
@@ -51,6 +59,13 @@ def spaced_encoding(text: str, part: int = 0) -> Encoding:
         words=[*all_words, None],
         parts=[None, *[part] * (count - 2), None],
     )
+
+
+def answered(
+    made: ForwardTask, outputs: Any, encoding: Encoding, entry: TextInput, options: AnswerOptions
+) -> Any:
+    """The answer where the model read one row in one window."""
+    return made.postprocess([RowOutputs(entry, [Window(encoding, outputs)])], entry, options)
 
 
 def one_hot(best: list[int], classes: int, height: float = 5.0) -> np.ndarray[Any, Any]:

@@ -7,13 +7,22 @@ import numpy as np
 import pytest
 
 from flambeau.tasks.base import (
-    AnswerOptions,
     Continuation,
     Encoding,
     GenerationTask,
     TextInput,
 )
-from tests.tasks.samples import FULL, LEGACY, error_of, forward_task, one_hot, spaced_encoding, task
+from tests.tasks.samples import (
+    FULL,
+    LEGACY,
+    answered,
+    error_of,
+    forward_task,
+    one_hot,
+    spaced_encoding,
+    task,
+    with_parameters,
+)
 
 
 def test_classification_answers() -> None:
@@ -21,12 +30,12 @@ def test_classification_answers() -> None:
     made = forward_task("text-classification", ["no", "yes", "maybe"])
     outputs = {"logits": np.array([0.0, 2.0, 1.0], dtype=np.float32)}
     encoding, entry = spaced_encoding("x"), TextInput("x")
-    assert made.postprocess(outputs, encoding, entry, LEGACY) == "yes"
-    answer: Any = made.postprocess(outputs, encoding, entry, FULL)
+    assert answered(made, outputs, encoding, entry, LEGACY) == "yes"
+    answer: Any = answered(made, outputs, encoding, entry, with_parameters(made))
     assert [row["label"] for row in answer] == ["yes", "maybe", "no"]
     assert sum(row["score"] for row in answer) == pytest.approx(1)
     assert answer[0]["score"] == pytest.approx(np.exp(2) / (1 + np.exp(1) + np.exp(2)))
-    best: Any = made.postprocess(outputs, encoding, entry, AnswerOptions("full", {"top_k": 1}))
+    best: Any = answered(made, outputs, encoding, entry, with_parameters(made, top_k=1))
     assert best == answer[:1]
 
 
@@ -44,7 +53,9 @@ def test_scores_follow_the_problem_type(
     """Sigmoid for several labels at once and for one label, the raw value for a regression."""
     made = forward_task("text-classification", [], problem_type)
     outputs = {"logits": np.array(logits, dtype=np.float32)}
-    answer: Any = made.postprocess(outputs, spaced_encoding("x"), TextInput("x"), FULL)
+    answer: Any = answered(
+        made, outputs, spaced_encoding("x"), TextInput("x"), with_parameters(made)
+    )
     assert [row["score"] for row in answer] == expected
 
 
@@ -52,7 +63,7 @@ def test_unnamed_labels_are_numbered() -> None:
     """A class without a name is LABEL_n, as in Transformers."""
     made = forward_task("text-classification", ["only"])
     outputs = {"logits": np.array([0.0, 1.0], dtype=np.float32)}
-    assert made.postprocess(outputs, spaced_encoding("x"), TextInput("x"), LEGACY) == "LABEL_1"
+    assert answered(made, outputs, spaced_encoding("x"), TextInput("x"), LEGACY) == "LABEL_1"
 
 
 IOB = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
@@ -62,7 +73,9 @@ def entities(text: str, tags: list[int], labels: list[str] | None = None) -> lis
     """(group, word) of the answer; `tags` has one label per token that is not special."""
     made = forward_task("token-classification", labels or IOB)
     outputs = {"logits": one_hot([0, *tags, 0], len(labels or IOB))}
-    answer: Any = made.postprocess(outputs, spaced_encoding(text), TextInput(text), FULL)
+    answer: Any = answered(
+        made, outputs, spaced_encoding(text), TextInput(text), with_parameters(made)
+    )
     for entity in answer:
         assert text[entity["start"] : entity["end"]] == entity["word"]
         assert 0 < entity["score"] <= 1
@@ -94,7 +107,7 @@ def test_legacy_token_classification_keeps_special_tokens() -> None:
     """Legacy pairs every token of the row with its label."""
     made = forward_task("token-classification", IOB)
     outputs = {"logits": one_hot([0, 1, 0], 5)}
-    answer = made.postprocess(outputs, spaced_encoding("Bo"), TextInput("Bo"), LEGACY)
+    answer = answered(made, outputs, spaced_encoding("Bo"), TextInput("Bo"), LEGACY)
     assert answer == [["[CLS]", "O"], ["Bo", "B-PER"], ["[SEP]", "O"]]
     assert json.loads(json.dumps(answer)) == answer
 
@@ -130,8 +143,8 @@ def answer_of(context: str, start: int, end: int) -> dict[str, Any]:
         "end_logits": one_hot([end], count)[0],
     }
     entry = TextInput("Q?", context)
-    answer: Any = made.postprocess(outputs, encoding, entry, FULL)
-    assert made.postprocess(outputs, encoding, entry, LEGACY) == answer["answer"]
+    answer: Any = answered(made, outputs, encoding, entry, with_parameters(made))
+    assert answered(made, outputs, encoding, entry, LEGACY) == answer["answer"]
     assert context[answer["start"] : answer["end"]] == answer["answer"]
     return dict(answer)
 
@@ -156,8 +169,8 @@ def test_no_context_left_is_an_empty_answer() -> None:
     encoding = Encoding([1, 2], [0, 0], ["[CLS]", "q"], [(0, 0), (0, 1)], [None, 0], [None, 0])
     outputs = {"start_logits": np.zeros(2, np.float32), "end_logits": np.zeros(2, np.float32)}
     entry = TextInput("q", "context")
-    assert made.postprocess(outputs, encoding, entry, LEGACY) == ""
-    assert made.postprocess(outputs, encoding, entry, FULL) == {
+    assert answered(made, outputs, encoding, entry, LEGACY) == ""
+    assert answered(made, outputs, encoding, entry, with_parameters(made)) == {
         "answer": "",
         "score": 0.0,
         "start": 0,
@@ -214,9 +227,9 @@ def test_temperature_zero_is_greedy(zero: float) -> None:
     """As OpenAI's clients expect, whatever else is asked for; the bounds themselves are allowed."""
     made = task("text-generation")
     assert isinstance(made, GenerationTask)
-    checked = made.generation_parameters({"temperature": zero, "do_sample": True, "top_p": 0.5})
+    checked = made.read_parameters({"temperature": zero, "do_sample": True, "top_p": 0.5})
     assert (checked.do_sample, checked.temperature) == (False, None)
-    bounds = made.generation_parameters({"temperature": 0.01, "top_p": 1, "top_k": 0})
+    bounds = made.read_parameters({"temperature": 0.01, "top_p": 1, "top_k": 0})
     assert (bounds.do_sample, bounds.temperature, bounds.top_p) == (None, 0.01, 1)
 
 

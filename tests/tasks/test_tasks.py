@@ -140,7 +140,10 @@ def test_text_pair_is_kept() -> None:
         (["a", ["b"]], "not a list"),
         (["a"] * (MAX_ENTRIES + 1), "at most 1000"),
         ({"inputs": "a", "parameters": 3}, "'parameters' must be an object"),
-        ({"inputs": "a", "parameters": {"top_q": 3}}, "unknown parameters top_q (known: top_k)"),
+        (
+            {"inputs": "a", "parameters": {"top_q": 3}},
+            "unknown parameters top_q (known: details, top_k, truncation)",
+        ),
         ({"inputs": "a", "parameters": {"top_k": 0}}, "'top_k' must be a whole number"),
     ],
 )

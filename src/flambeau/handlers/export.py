@@ -24,8 +24,8 @@ from flambeau.handlers.child import read_request, run_quietly, say
 from flambeau.handlers.export_request import ExportRequest, decode_export
 from flambeau.handlers.sample_texts import sample_entries
 from flambeau.handlers.settings import HandlerSettings, read_json_object
-from flambeau.handlers.tokenizer import load_tokenizer
-from flambeau.tasks.base import ForwardTask, Head
+from flambeau.handlers.tokenizer_files import load_tokenizer
+from flambeau.tasks.base import ForwardTask
 
 Report = Callable[[str], None]
 
@@ -113,25 +113,22 @@ def _sample(request: ExportRequest, task_class: type[ForwardTask], model: Any) -
     config = read_json_object(request.folder / "config.json")
     settings = HandlerSettings(task=request.task, max_length=request.max_length)
     tokenizer = load_tokenizer(request.folder, settings, config, task_class)
-    encodings = tokenizer.encode(sample_entries(request.task, _SAMPLES))
-    sequences = [
-        TokenSequence(one.ids, one.type_ids)
-        for one in encodings
-        if not isinstance(one, PredictionError)
-    ]
+    readings = tokenizer.encode(sample_entries(request.task, _SAMPLES))
+    windows = [one.windows[0] for one in readings if not isinstance(one, PredictionError)]
+    sequences = [TokenSequence(one.ids, one.type_ids) for one in windows]
     if model.config.pad_token_id is None:
         # GPT-2's heads find the last real token by it and refuse batches without one.
         model.config.pad_token_id = tokenizer.pad_id
-    problem = config.get("problem_type")
     source = ModelSource(
         model_dir=request.output,
         task=request.task,
-        outputs=task_class(Head([], problem if isinstance(problem, str) else None)).outputs,
+        outputs=task_class.outputs,
         pad_id=tokenizer.pad_id,
         max_length=tokenizer.max_length,
     )
     expected = _alone(model, source.outputs, sequences)
-    return _Sample(source, sequences, expected, problem == "multi_label_classification")
+    many_labels = config.get("problem_type") == "multi_label_classification"
+    return _Sample(source, sequences, expected, many_labels)
 
 
 def _alone(model: Any, names: Sequence[str], sequences: list[TokenSequence]) -> list[Outputs]:

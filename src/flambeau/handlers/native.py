@@ -9,16 +9,19 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, get_args
+from typing import Any, Protocol, get_args
 
+import msgspec
 import numpy as np
 
-from flambeau.engines.base import GENERATION_LIMITS, Generated, GenerationSettings, Outputs
+from flambeau.engines.base import GENERATION_LIMITS, Generated, GenerationSettings
 from flambeau.errors import ErrorKind, PredictionError
 from flambeau.handlers.native_generation import generate, generation_settings
 from flambeau.handlers.native_jobs import (
     Answer,
     Job,
+    Made,
+    Part,
     Request,
     choose,
     run_distinct,
@@ -28,12 +31,16 @@ from flambeau.handlers.native_model import Device, NativeModel, load_model
 from flambeau.handlers.native_request import is_form, read_row, with_form_hint
 from flambeau.tasks.base import (
     AnswerOptions,
+    BaseTask,
     Continuation,
-    Encoding,
     ForwardTask,
     GenerationTask,
+    Inputs,
+    Reading,
+    TextInput,
+    WindowRule,
 )
-from flambeau.types import LANE_HEADER, Lane, OutputShape, Phases, Precision
+from flambeau.types import LANE_HEADER, JsonValue, Lane, OutputShape, Phases, Precision
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +49,10 @@ TOKENS_HEADER = "x-flambeau-tokens"
 TRUNCATED_HEADER = "x-flambeau-truncated"
 
 BULK_ENTRIES = 8
-"""A list of more texts than this is bulk work unless its request says otherwise."""
+"""A request of more rows than this is bulk work unless it says otherwise."""
+
+MAX_ROWS = 4_000
+"""The most rows that one request's entries may make."""
 
 MAX_REQUEST_TOKENS = 65_536
 """What a list in one request may cost, in tokens read and generated: 128 texts of 512 tokens.
@@ -162,7 +172,7 @@ class TransformersHandler:
         waiting = [job for each in requests if isinstance(each, Request) for job in each.jobs]
         while chosen := self.choose(waiting):
             self.run(chosen)
-            waiting = [job for job in waiting if job.answer is None and not job.request.done]
+            waiting = [job for job in waiting if job.made is None and not job.request.done]
         return [
             self.result(each, context) if isinstance(each, Request) else each for each in requests
         ]
@@ -176,11 +186,7 @@ class TransformersHandler:
             return [dict(self.info()) for _ in data]  # such requests come alone
         started = time.monotonic()
         parsed = [self._parse(index, row, context) for index, row in enumerate(data)]
-        requests = [each for each in parsed if isinstance(each, Request)]
-        entries = [entry for request in requests for entry in request.inputs.entries]
-        encodings = iter(self._model.tokenizer.encode(entries) if entries else ())
-        for request in requests:
-            self._plan(request, [next(encodings) for _ in request.inputs.entries])
+        self._tokenise([each for each in parsed if isinstance(each, Request)])
         self._reading += time.monotonic() - started
         return list(parsed)
 
@@ -197,7 +203,9 @@ class TransformersHandler:
         made = self._compute(jobs)
         computed = time.monotonic()
         for job, one in zip(jobs, made, strict=True):
-            job.request.settle(job, self._finish(job, one))
+            part = job.request.settle(job, one)
+            if part is not None:
+                job.request.answer(part, self._finish(part, one))
         tokens = sum(len(job.encoding.ids) for job in jobs)
         tokens += sum(len(one.ids) for one in made if isinstance(one, Generated))
         reading, self._reading = self._reading, 0.0
@@ -214,10 +222,14 @@ class TransformersHandler:
         """A finished request's result, with the headers that its answer gets."""
         if request.error is not None:
             return request.error
-        answers = [job.answer for job in request.jobs if isinstance(job.answer, Answer)]
-        value = [answer.value for answer in answers] if request.inputs.many else answers[0].value
-        tokens = sum(answer.tokens for answer in answers)
-        truncated = any(answer.truncated for answer in answers)
+        answers = [part.answer for part in request.parts if part.answer is not None]
+        usage = [answer.usage for answer in answers]
+        value = self._model.task.assemble([answer.value for answer in answers], request.options)
+        if request.options.parameters.details:
+            told: list[JsonValue] = [msgspec.structs.asdict(each) for each in usage]
+            value = {"outputs": value, "usage": told if request.inputs.many else told[0]}
+        tokens = sum(each.tokens for each in usage)
+        truncated = any(each.truncated for each in usage)
         index = request.index
         context.set_response_header(index, TOKENS_HEADER, str(tokens))
         context.set_response_header(index, TRUNCATED_HEADER, "true" if truncated else "false")
@@ -229,18 +241,22 @@ class TransformersHandler:
         if context.get_request_header(index, "explain") == "True":
             return _no_explanations()
         try:
-            shape = self._read_shape(context.get_request_header(index, OUTPUT_HEADER))
             inputs = self._model.task.parse(read_row(index, row, context))
-            request = Request(index, inputs, AnswerOptions(shape, inputs.parameters))
+            shape = self._read_shape(context.get_request_header(index, OUTPUT_HEADER), inputs)
+            request = Request(
+                index, inputs, AnswerOptions(shape, inputs.parameters, inputs.pipeline, inputs.many)
+            )
             lane = read_lane(context.get_request_header(index, LANE_HEADER))
         except PredictionError as error:
             return with_form_hint(error) if is_form(row) else error
-        request.bulk = len(inputs.entries) > BULK_ENTRIES if lane is None else lane == "bulk"
+        request.bulk = None if lane is None else lane == "bulk"
         return request
 
-    def _read_shape(self, header: object) -> OutputShape:
+    def _read_shape(self, header: object, inputs: Inputs) -> OutputShape:
         if not isinstance(header, str) or not header.strip():
-            return self._model.settings.output or self.default_output
+            # The pipelines' form is not one that TorchServe's clients send.
+            default = "full" if inputs.pipeline else self.default_output
+            return self._model.settings.output or default
         match header.strip().lower():
             case "legacy":
                 return "legacy"
@@ -253,88 +269,127 @@ class TransformersHandler:
             ErrorKind.INVALID_INPUT,
         )
 
-    def _plan(self, request: Request, encodings: Sequence[Encoding | PredictionError]) -> None:
-        """A request's jobs; its first error, or what a list costs too much, is its only answer."""
-        jobs: list[Job] = []
-        for entry, encoding in zip(request.inputs.entries, encodings, strict=True):
-            if isinstance(encoding, PredictionError):
-                request.error = encoding
-                return
-            if not encoding.ids:
-                request.error = self._model.task.invalid("the text has no tokens")
-                return
-            jobs.append(Job(request, entry, encoding))
+    def _tokenise(self, requests: Sequence[Request]) -> None:
+        """Plan each request's jobs from its entries' rows; all rows are tokenised at once."""
+        task = self._model.task
+        planned: list[tuple[Request, list[Sequence[TextInput]]]] = []
+        rows: list[TextInput] = []
+        rules: list[WindowRule] = []
+        for request in requests:
+            inputs = request.inputs
+            of_entries = [_rows(task, entry, inputs.parameters) for entry in inputs.entries]
+            count = sum(map(len, of_entries))
+            if count > MAX_ROWS:
+                request.error = task.invalid(
+                    f"the request makes {count} rows for the model; at most {MAX_ROWS} are allowed"
+                )
+                continue
+            planned.append((request, of_entries))
+            rows += [row for each in of_entries for row in each]
+            rules += [task.window_rule(inputs.parameters)] * count
+        readings = iter(self._model.tokenizer.encode(rows, rules) if rows else ())
+        for request, of_entries in planned:
+            self._plan(request, of_entries, [[next(readings) for _ in each] for each in of_entries])
+
+    def _plan(
+        self,
+        request: Request,
+        rows: list[Sequence[TextInput]],
+        readings: Sequence[Sequence[Reading | PredictionError]],
+    ) -> None:
+        """A request's jobs; its first error, or what it costs too much, is its only answer."""
+        parts: list[Part] = []
+        for entry, of_entry, read in zip(request.inputs.entries, rows, readings, strict=True):
+            kept: list[Reading] = []
+            for each in read:
+                if isinstance(each, PredictionError):
+                    request.error = each
+                    return
+                if not each.windows[0].ids:
+                    request.error = self._model.task.invalid("the text has no tokens")
+                    return
+                kept.append(each)
+            parts.append(Part(request, entry, of_entry, kept))
+        jobs = [job for part in parts for of_row in part.jobs for job in of_row]
         cost = sum(map(self._cost, jobs))
         if len(jobs) > 1 and cost > MAX_REQUEST_TOKENS:
             request.error = PredictionError(
-                f"The list of {len(jobs)} entries costs {cost} tokens, read and generated; one"
-                f" request may cost at most {MAX_REQUEST_TOKENS}. Send smaller lists.",
+                f"The request of {len(parts)} entries costs {cost} tokens, read and generated; one"
+                f" may cost at most {MAX_REQUEST_TOKENS}. Send smaller lists or shorter texts.",
                 ErrorKind.INVALID_INPUT,
             )
             return
-        request.plan(jobs)
+        request.plan(parts)
+        if request.bulk is None:
+            request.bulk = len(jobs) > BULK_ENTRIES
 
     def _cost(self, job: Job) -> int:
-        """The most tokens that the model may read and generate for one entry."""
+        """The most tokens that the model may read and generate for one job."""
         task = self._model.task
         read = len(job.encoding.ids)
         if isinstance(task, GenerationTask):
-            return read + self._generation_settings(task, job).max_new_tokens
+            return read + self._generation_settings(job).max_new_tokens
         return read
 
-    def _compute(self, jobs: Sequence[Job]) -> Sequence[Generated | Outputs | PredictionError]:
+    def _compute(self, jobs: Sequence[Job]) -> Sequence[Made]:
         """Run the model over all jobs."""
         task = self._model.task
         if isinstance(task, GenerationTask):
-            return run_isolated(lambda part: self._generate(task, part), jobs)
+            return run_isolated(self._generate, jobs)
         return run_distinct(
             lambda part: self._model.engine.forward([job.sequence for job in part]), jobs
         )
 
-    def _finish(
-        self, job: Job, made: Generated | Outputs | PredictionError
-    ) -> Answer | PredictionError:
-        """One job's answer from what the model made of it."""
+    def _finish(self, part: Part, made: Made) -> Answer | PredictionError:
+        """A complete entry's answer; `made` is what the model made of its last job."""
         task = self._model.task
-        if isinstance(made, PredictionError):
-            return made
         if isinstance(made, Generated):
             assert isinstance(task, GenerationTask)
-            return self._continue(task, job, made)
+            return self._continue(task, part, made)
         assert isinstance(task, ForwardTask)
-        return _postprocess(task, job, made)
+        return _postprocess(task, part)
 
-    def _generate(self, task: GenerationTask, jobs: Sequence[Job]) -> list[Generated]:
+    def _generate(self, jobs: Sequence[Job]) -> list[Generated]:
         return generate(
             self._model,
             [job.sequence for job in jobs],
-            [self._generation_settings(task, job) for job in jobs],
+            [self._generation_settings(job) for job in jobs],
             [job.options for job in jobs],
         )
 
-    def _generation_settings(self, task: GenerationTask, job: Job) -> GenerationSettings:
-        return generation_settings(self._model, task, job.options, len(job.encoding.ids))
+    def _generation_settings(self, job: Job) -> GenerationSettings:
+        return generation_settings(self._model, job.options, len(job.encoding.ids))
 
-    def _continue(self, task: GenerationTask, job: Job, generated: Generated) -> Answer:
-        prompt_tokens = len(job.encoding.ids)
+    def _continue(self, task: GenerationTask, part: Part, generated: Generated) -> Answer:
+        prompt = part.jobs[0][0].encoding.ids
         continuation = Continuation(
-            text=self._model.tokenizer.decode_after(job.encoding.ids, generated.ids),
-            prompt_tokens=prompt_tokens,
+            text=self._model.tokenizer.decode_after(prompt, generated.ids),
+            prompt_tokens=len(prompt),
             generated_tokens=len(generated.ids),
             finish_reason=generated.finish_reason,
         )
-        value = task.postprocess(continuation, job.entry, job.options)
-        return Answer(value, prompt_tokens + len(generated.ids), job.encoding.truncated)
+        value = task.postprocess(continuation, part.entry, part.request.options)
+        return Answer(value, part.usage(len(generated.ids)))
 
 
-def _postprocess(task: ForwardTask, job: Job, outputs: Outputs) -> Answer | PredictionError:
+def _rows(task: BaseTask, entry: Any, parameters: Any) -> Sequence[TextInput]:
+    return task.rows(entry, parameters) if isinstance(task, ForwardTask) else [entry]
+
+
+def _postprocess(task: ForwardTask, part: Part) -> Answer | PredictionError:
     try:
-        if not all(np.isfinite(array).all() for array in outputs.values()):
+        rows = part.outputs()
+        arrays = (
+            array for row in rows for window in row.windows for array in window.outputs.values()
+        )
+        if not all(np.isfinite(array).all() for array in arrays):
             return PredictionError(
                 "The model gave values that are no numbers (NaN or infinite) for this input."
                 " Its weights or its precision are broken."
             )
-        value = task.postprocess(outputs, job.encoding, job.entry, job.options)
+        value = task.postprocess(rows, part.entry, part.request.options)
+    except PredictionError as error:  # what only the model's output could tell
+        return error
     except Exception as error:  # noqa: BLE001 - as in run_isolated
         # The message may quote the text; where it was raised does not.
         where = "".join(traceback.format_tb(error.__traceback__))
@@ -342,7 +397,7 @@ def _postprocess(task: ForwardTask, job: Job, outputs: Outputs) -> Answer | Pred
         return PredictionError(
             f"No answer could be made of the model's output ({type(error).__name__})."
         )
-    return Answer(value, len(job.encoding.ids), job.encoding.truncated)
+    return Answer(value, part.usage())
 
 
 def read_lane(header: object) -> str | None:

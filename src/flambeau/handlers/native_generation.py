@@ -8,18 +8,19 @@ from flambeau.engines.base import Generated, GenerationSettings, TokenSequence
 from flambeau.errors import ErrorKind, PredictionError
 from flambeau.handlers.failures import is_out_of_memory
 from flambeau.handlers.native_model import DEFAULT_NEW_TOKENS, NativeModel
-from flambeau.tasks.base import AnswerOptions, GenerationTask
+from flambeau.tasks.base import AnswerOptions
 
 _LEGACY_SAMPLING = GenerationSettings(
     max_new_tokens=DEFAULT_NEW_TOKENS, do_sample=True, top_p=0.95, top_k=60
 )
 """What TorchServe's Transformers example passes to `generate`."""
 
+_GIVEN = ("max_new_tokens", "do_sample", "temperature", "top_k", "top_p", "seed")
 _SAMPLING = ("temperature", "top_k", "top_p")
 
 
 def generation_settings(
-    model: NativeModel, task: GenerationTask, options: AnswerOptions, prompt_tokens: int
+    model: NativeModel, options: AnswerOptions, prompt_tokens: int
 ) -> GenerationSettings:
     """The request's parameters over the answers' shape's defaults, cut to the room left.
 
@@ -29,11 +30,7 @@ def generation_settings(
     legacy = options.shape == "legacy"
     base = _LEGACY_SAMPLING if legacy else GenerationSettings(model.new_tokens)
     given = {
-        name: value
-        for name, value in msgspec.structs.asdict(
-            task.generation_parameters(options.parameters)
-        ).items()
-        if value is not None
+        name: value for name in _GIVEN if (value := getattr(options.parameters, name)) is not None
     }
     if given.keys() & set(_SAMPLING):
         given.setdefault("do_sample", True)
@@ -62,7 +59,7 @@ def generate(
     try:
         return model.engine.generate(prompts, settings)
     except (RuntimeError, ValueError) as error:
-        asked = {name: options[0].parameters.get(name) for name in _SAMPLING}
+        asked = {name: getattr(options[0].parameters, name) for name in _SAMPLING}
         asked = {name: value for name, value in asked.items() if value is not None}
         if len(prompts) > 1 or not asked or is_out_of_memory(error):
             raise

@@ -1,19 +1,27 @@
 """What the native handler works on: requests, and the texts in them as jobs of their own.
 
-A list in one request is as many jobs as it has entries: they are chosen, run and answered like the
-texts of so many requests. Which jobs run together next is a pure function, `choose`.
+An entry of a request is one row or several (zero-shot classification reads a pair for each label),
+and a row one window or several. Each window is a job: chosen and run like that of any other request. Which jobs run together next is a pure function, `choose`.
 """
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 
-from flambeau.engines.base import RowLimits, TokenSequence, group_by_length
+from flambeau.engines.base import Generated, Outputs, RowLimits, TokenSequence, group_by_length
 from flambeau.errors import ErrorKind, PredictionError
 from flambeau.handlers.failures import breaks_device
-from flambeau.tasks.base import AnswerOptions, Encoding, Inputs, TextInput
+from flambeau.tasks.base import (
+    AnswerOptions,
+    Encoding,
+    Inputs,
+    Reading,
+    RowOutputs,
+    TextInput,
+    Window,
+)
 from flambeau.types import BULK_TURN, JsonValue
 
 logger = logging.getLogger(__name__)
@@ -21,35 +29,51 @@ logger = logging.getLogger(__name__)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+Made = Generated | Outputs | PredictionError
+"""What a model makes of a job."""
+_GONE: Outputs = {}
+
 PATIENCE = 3
 """So many micro-batches may overtake a job, because its text is longer; then its turn has come."""
 
 
-class Answer(msgspec.Struct, frozen=True):
-    """The answer for one text, with its evidence."""
+class Usage(msgspec.Struct, frozen=True):
+    """What was read, and generated, for one entry. `truncated`: some of its text was not read."""
 
-    value: JsonValue
     tokens: int
     truncated: bool
+    characters_used: int
+    windows: int
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """The answer for one entry of a request, with its evidence."""
+
+    value: JsonValue
+    usage: Usage
 
 
 class Job:
-    """One text of a request, tokenised; `answer` is None until it has run."""
+    """One window of a row: what is chosen and run. `made` is None until it has run."""
 
-    __slots__ = ("answer", "encoding", "entry", "overtaken", "request", "sequence")
+    __slots__ = ("encoding", "made", "overtaken", "part", "sequence")
 
-    def __init__(self, request: "Request", entry: TextInput, encoding: Encoding) -> None:
-        self.request = request
-        self.entry = entry
+    def __init__(self, part: "Part", encoding: Encoding) -> None:
+        self.part = part
         self.encoding = encoding
         self.sequence = TokenSequence(encoding.ids, encoding.type_ids)
         self.overtaken = 0
-        self.answer: Answer | PredictionError | None = None
+        self.made: Made | None = None
+
+    @property
+    def request(self) -> "Request":
+        """Whose it is."""
+        return self.part.request
 
     @property
     def options(self) -> AnswerOptions:
         """How the request wants its answers."""
-        return self.request.options
+        return self.part.request.options
 
     @property
     def text_key(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -57,43 +81,103 @@ class Job:
         return tuple(self.sequence.ids), tuple(self.sequence.type_ids)
 
 
-class Request:
-    """Row `index` of a batch, parsed and tokenised. `bulk`: it yields to others (see `choose`)."""
+class Part:
+    """One entry of a request: the rows that the model reads for it, each as jobs."""
 
-    __slots__ = ("bulk", "error", "index", "inputs", "jobs", "left", "options")
+    __slots__ = ("answer", "entry", "jobs", "left", "readings", "request", "rows")
+
+    def __init__(
+        self,
+        request: "Request",
+        entry: Any,
+        rows: Sequence[TextInput],
+        readings: Sequence[Reading],
+    ) -> None:
+        self.request = request
+        self.entry = entry
+        self.rows = rows
+        self.readings = readings
+        self.jobs = [[Job(self, window) for window in reading.windows] for reading in readings]
+        self.left = sum(map(len, self.jobs))
+        self.answer: Answer | None = None
+
+    def outputs(self) -> list[RowOutputs]:
+        """What the model made of each row, once nothing is left."""
+        return [
+            RowOutputs(row, [Window(job.encoding, cast("Outputs", job.made)) for job in jobs])
+            for row, jobs in zip(self.rows, self.jobs, strict=True)
+        ]
+
+    def usage(self, generated: int = 0) -> Usage:
+        """What was read for it, and how many tokens were generated."""
+        windows = [window for reading in self.readings for window in reading.windows]
+        return Usage(
+            tokens=sum(len(window.ids) for window in windows) + generated,
+            truncated=any(reading.truncated for reading in self.readings),
+            characters_used=sum(reading.characters_used for reading in self.readings),
+            windows=len(windows),
+        )
+
+
+class Request:
+    """Row `index` of a batch, parsed and tokenised.
+
+    `bulk`: it yields to others (see `choose`); None until its size has decided.
+    """
+
+    __slots__ = ("bulk", "error", "index", "inputs", "left", "options", "parts")
 
     def __init__(self, index: int, inputs: Inputs, options: AnswerOptions) -> None:
         self.index = index
         self.inputs = inputs
         self.options = options
-        self.bulk = False
+        self.bulk: bool | None = None
         self.error: PredictionError | None = None
-        self.jobs: list[Job] = []
+        self.parts: list[Part] = []
         self.left = 0
 
     @property
     def done(self) -> bool:
-        """Whether every text has its answer, or one of them an error."""
+        """Whether every entry has its answer, or one of them an error."""
         return self.error is not None or not self.left
 
-    def plan(self, jobs: list[Job]) -> None:
-        """These are the request's texts."""
-        self.jobs = jobs
-        self.left = len(jobs)
+    @property
+    def jobs(self) -> list[Job]:
+        """All that is to be run for it, or was."""
+        return [job for part in self.parts for jobs in part.jobs for job in jobs]
+
+    def plan(self, parts: list[Part]) -> None:
+        """These are the request's entries."""
+        self.parts = parts
+        self.left = len(parts)
 
     def tokens(self) -> int:
         """What was read and generated for it."""
         return sum(
-            job.answer.tokens if isinstance(job.answer, Answer) else len(job.encoding.ids)
-            for job in self.jobs
+            (part.answer.usage if part.answer is not None else part.usage()).tokens
+            for part in self.parts
         )
 
-    def settle(self, job: Job, answer: Answer | PredictionError) -> None:
-        """A text's answer. The first error is the request's: what is left of it need not run."""
-        job.answer = answer
+    def settle(self, job: Job, made: "Made") -> Part | None:
+        """What the model made of a job; its entry if that is complete now.
+
+        The first error is the request's: what is left of it need not run.
+        """
+        job.made = made
+        job.part.left -= 1
+        if isinstance(made, PredictionError):
+            self.error = self.error or made
+        return None if self.error is not None or job.part.left else job.part
+
+    def answer(self, part: Part, answer: Answer | PredictionError) -> None:
+        """An entry's answer. What the model made for it is let go."""
+        if isinstance(answer, PredictionError):
+            self.error = self.error or answer
+            return
+        part.answer = answer
         self.left -= 1
-        if isinstance(answer, PredictionError) and self.error is None:
-            self.error = answer
+        for job in (job for jobs in part.jobs for job in jobs):
+            job.made = _GONE
 
 
 def choose(

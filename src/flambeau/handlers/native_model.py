@@ -14,7 +14,8 @@ from flambeau.errors import ConfigError, LoadError, PredictionError, first_line
 from flambeau.handlers.choice import NotShareableError
 from flambeau.handlers.labels import read_labels, warn_missing_labels
 from flambeau.handlers.settings import HandlerSettings, read_json_object, read_settings
-from flambeau.handlers.tokenizer import TextTokenizer, load_tokenizer, model_positions
+from flambeau.handlers.tokenizer import TextTokenizer
+from flambeau.handlers.tokenizer_files import load_tokenizer, model_positions
 from flambeau.tasks.base import BaseTask, ForwardTask, GenerationTask, Head
 from flambeau.types import Precision
 
@@ -126,7 +127,14 @@ def load_parts(
     task_class = tasks.load(settings.task)
     labels = read_labels(model_dir, config)
     problem_type = config.get("problem_type")
-    task = task_class(Head(labels or [], problem_type if isinstance(problem_type, str) else None))
+    task = task_class(
+        Head(
+            labels or [],
+            problem_type if isinstance(problem_type, str) else None,
+            config,
+            str(model_dir),
+        )
+    )
     tokenizer = load_tokenizer(model_dir, settings, config, task_class)
     source = ModelSource(
         model_dir=model_dir,
@@ -144,11 +152,15 @@ def load_parts(
 
 def _warm_up(model: NativeModel, labels: list[str] | None) -> None:
     """Run the task's example, so that a model that cannot run fails here and not in use."""
-    entry = model.task.parse(model.task.example).entries[0]
-    encoding = model.tokenizer.encode([entry])[0]
-    if isinstance(encoding, PredictionError):
+    inputs = model.task.parse(model.task.example)
+    row = inputs.entries[0]
+    if isinstance(model.task, ForwardTask):
+        row = model.task.rows(row, inputs.parameters)[0]
+    reading = model.tokenizer.encode([row])[0]
+    if isinstance(reading, PredictionError):
         # A max_length too small for the example may still suit the user's texts.
         return
+    encoding = reading.windows[0]
     sequence = TokenSequence(encoding.ids, encoding.type_ids)
     try:
         if isinstance(model.task, GenerationTask):

@@ -60,7 +60,7 @@ class NativeRun:
         """The texts that have not run."""
         for request in self.requests:
             for job in request.jobs:
-                if job.answer is None:
+                if job.made is None:
                     yield job
 
 

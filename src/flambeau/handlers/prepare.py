@@ -168,7 +168,7 @@ def _save_traced(
     request: PrepareRequest,
     report: Report,
 ) -> None:
-    from flambeau.handlers.tokenizer import model_positions
+    from flambeau.handlers.tokenizer_files import model_positions
     from flambeau.handlers.tracing import Tracer
 
     model = pretrained.model

@@ -8,7 +8,7 @@ them. Pure: imported by the commands too.
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 import msgspec
 
@@ -29,7 +29,7 @@ _MODES: Mapping[str, TaskName] = {
     "text_generation": "text-generation",
 }
 _TASKS: Mapping[str, TaskName] = {
-    **{task: task for task in _MODES.values()},
+    **{task: task for task in get_args(TaskName)},
     "sentiment-analysis": "text-classification",
     "ner": "token-classification",
 }

@@ -103,34 +103,34 @@ def tune(request: TuneRequest, parts: ModelParts, report: Report) -> Verdict:
 
 
 def _sequences(request: TuneRequest, parts: ModelParts) -> list[TokenSequence]:
-    encodings = parts.tokenizer.encode(_entries(request, parts))
-    return [
-        TokenSequence(one.ids, one.type_ids)
-        for one in encodings
-        if not isinstance(one, PredictionError) and one.ids
-    ]
+    readings = parts.tokenizer.encode(_rows(request, parts))
+    windows = [one.windows[0] for one in readings if not isinstance(one, PredictionError)]
+    return [TokenSequence(one.ids, one.type_ids) for one in windows if one.ids]
 
 
-def _entries(request: TuneRequest, parts: ModelParts) -> list[TextInput]:
+def _rows(request: TuneRequest, parts: ModelParts) -> list[TextInput]:
     if request.texts is None:
         return sample_entries(parts.task.name, SAMPLE_TEXTS)
     try:
         lines = request.texts.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{request.texts} cannot be read: {error}") from error
-    entries: list[TextInput] = []
+    assert isinstance(parts.task, ForwardTask)
+    rows: list[TextInput] = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            entries += parts.task.parse(line).entries
+            inputs = parts.task.parse(line)
         except PredictionError as error:
             raise ConfigError(f"{request.texts}, line {number}: {error.message}") from error
-        if len(entries) >= MAX_TEXTS:
+        for entry in inputs.entries:
+            rows += parts.task.rows(entry, inputs.parameters)
+        if len(rows) >= MAX_TEXTS:
             break
-    if not entries:
+    if not rows:
         raise ConfigError(f"{request.texts} has no texts: write one input per line.")
-    return entries[:MAX_TEXTS]
+    return rows[:MAX_TEXTS]
 
 
 def _load_all(

@@ -1,5 +1,6 @@
 """Extractive question answering: the span of a context that answers a question."""
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -11,6 +12,7 @@ from flambeau.tasks.base import (
     Arrays,
     Encoding,
     ForwardTask,
+    RowOutputs,
     RowValue,
     TextInput,
     json_type,
@@ -52,8 +54,9 @@ class Task(ForwardTask):
 
     @override
     def postprocess(
-        self, outputs: Arrays, encoding: Encoding, entry: TextInput, options: AnswerOptions
+        self, rows: Sequence[RowOutputs], entry: TextInput, options: AnswerOptions
     ) -> JsonValue:
+        encoding, outputs = rows[0].windows[0].encoding, rows[0].windows[0].outputs
         context = entry.pair or ""
         start, end, score = self._answer(outputs, encoding, context)
         if options.shape == "legacy":

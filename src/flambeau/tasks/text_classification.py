@@ -1,23 +1,29 @@
 """Text classification: one label for a text or a pair of texts, with the scores of all."""
 
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import Annotated, ClassVar
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from typing_extensions import override
 
 from flambeau.tasks.base import (
     AnswerOptions,
-    Arrays,
-    Encoding,
+    BaseParameters,
     ForwardTask,
-    Inputs,
-    RowValue,
+    RowOutputs,
     TextInput,
     sigmoid,
     softmax,
 )
 from flambeau.types import JsonValue, TaskName
+
+
+class Parameters(BaseParameters, frozen=True, kw_only=True):
+    """`top_k`: only so many labels, the best ones."""
+
+    top_k: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
 
 class Task(ForwardTask):
@@ -26,28 +32,18 @@ class Task(ForwardTask):
     name: ClassVar[TaskName] = "text-classification"
     example: ClassVar[JsonValue] = "Flambeau carries the torch on."
     outputs: ClassVar[tuple[str, ...]] = ("logits",)
-    parameters: ClassVar[frozenset[str]] = frozenset({"top_k"})
-
-    @override
-    def parse(self, value: RowValue) -> Inputs:
-        inputs = super().parse(value)
-        top_k = inputs.parameters.get("top_k", 1)
-        if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
-            raise self.invalid("'top_k' must be a whole number from 1 on")
-        return inputs
+    Parameters: ClassVar[type[BaseParameters]] = Parameters
 
     @override
     def postprocess(
-        self, outputs: Arrays, encoding: Encoding, entry: TextInput, options: AnswerOptions
+        self, rows: Sequence[RowOutputs], entry: TextInput, options: AnswerOptions
     ) -> JsonValue:
-        logits = outputs["logits"]
+        logits = rows[0].windows[0].outputs["logits"]
         if options.shape == "legacy":
             return self.label(int(np.argmax(logits)))
         scores = self.scores(logits)
         best_first = np.argsort(-scores, kind="stable")
-        top_k = options.parameters.get("top_k")
-        if isinstance(top_k, int):
-            best_first = best_first[:top_k]
+        best_first = best_first[: options.parameters.top_k]
         return [
             {"label": self.label(int(index)), "score": float(scores[index])} for index in best_first
         ]

@@ -1,5 +1,6 @@
 """Token classification: the entities in a text, such as names, with their places."""
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import msgspec
@@ -11,6 +12,7 @@ from flambeau.tasks.base import (
     Arrays,
     Encoding,
     ForwardTask,
+    RowOutputs,
     TextInput,
     softmax,
     text_tokens,
@@ -30,8 +32,9 @@ class Task(ForwardTask):
 
     @override
     def postprocess(
-        self, outputs: Arrays, encoding: Encoding, entry: TextInput, options: AnswerOptions
+        self, rows: Sequence[RowOutputs], entry: TextInput, options: AnswerOptions
     ) -> JsonValue:
+        encoding, outputs = rows[0].windows[0].encoding, rows[0].windows[0].outputs
         logits = outputs["logits"]
         if options.shape == "legacy":
             best = logits.argmax(axis=-1).tolist()

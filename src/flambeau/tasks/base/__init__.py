@@ -1,0 +1,61 @@
+"""What every task shares: its classes, records, and the reading of requests."""
+
+from flambeau.tasks.base.generation import Continuation, GenerationParameters, GenerationTask
+from flambeau.tasks.base.inference import infer_task
+from flambeau.tasks.base.parameters import BaseParameters, WrongParameterError, read_parameters
+from flambeau.tasks.base.parsing import (
+    RowValue,
+    decode_text,
+    json_type,
+    parse_structured_text,
+    require_unicode,
+)
+from flambeau.tasks.base.records import (
+    Arrays,
+    Encoding,
+    Entry,
+    Head,
+    Reading,
+    RowOutputs,
+    TextInput,
+    Truncation,
+    Window,
+    WindowRule,
+)
+from flambeau.tasks.base.scores import sigmoid, softmax
+from flambeau.tasks.base.task import MAX_ENTRIES, AnswerOptions, BaseTask, ForwardTask, Inputs
+from flambeau.tasks.base.tokens import Token, text_tokens
+
+__all__ = [
+    "MAX_ENTRIES",
+    "AnswerOptions",
+    "Arrays",
+    "BaseParameters",
+    "BaseTask",
+    "Continuation",
+    "Encoding",
+    "Entry",
+    "ForwardTask",
+    "GenerationParameters",
+    "GenerationTask",
+    "Head",
+    "Inputs",
+    "Reading",
+    "RowOutputs",
+    "RowValue",
+    "TextInput",
+    "Token",
+    "Truncation",
+    "Window",
+    "WindowRule",
+    "WrongParameterError",
+    "decode_text",
+    "infer_task",
+    "json_type",
+    "parse_structured_text",
+    "read_parameters",
+    "require_unicode",
+    "sigmoid",
+    "softmax",
+    "text_tokens",
+]

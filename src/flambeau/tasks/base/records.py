@@ -1,0 +1,95 @@
+"""What tasks, tokenizers and engines hand each other."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+Arrays = Mapping[str, npt.NDArray[np.float32]]
+"""One row's model outputs by name, without padding."""
+
+Truncation = Literal["cut", "window", "refuse"]
+"""What happens to a text that is longer than the model reads: its rest is left out, it is read in
+overlapping windows whose answers are merged, or the request is refused."""
+
+
+class Head(msgspec.Struct, frozen=True):
+    """What a task must know about the model.
+
+    `problem_type` is the configuration's value: `single_label_classification`,
+    `multi_label_classification`, `regression` or None. `config` is the model's `config.json`, and
+    `folder` the model's, for whatever else lies in it.
+    """
+
+    labels: list[str] = []
+    problem_type: str | None = None
+    config: Mapping[str, object] = {}
+    folder: str | None = None
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One thing that a request asks about and that gets one answer. Tasks derive their own."""
+
+
+class TextInput(Entry, frozen=True):
+    """A text, or a pair such as question and context: what a tokenizer makes one row of."""
+
+    text: str
+    pair: str | None = None
+
+
+class WindowRule(msgspec.Struct, frozen=True):
+    """How a row that is too long is brought to size.
+
+    `max_length` counts a row's tokens, special ones too; None: what the model reads. `stride` is
+    how many tokens two windows share; None: a quarter of a window.
+    """
+
+    truncation: Truncation = "cut"
+    max_length: int | None = None
+    stride: int | None = None
+
+
+class Encoding(msgspec.Struct, frozen=True):
+    """One row or one window of it, tokenised; all lists have one element per token.
+
+    `offsets` are (start, end) in characters of the part that the token comes from; `words` is the
+    pre-tokenizer's word number and `parts` is 0 for the text and 1 for the pair, both None for
+    special tokens.
+    """
+
+    ids: list[int]
+    type_ids: list[int]
+    tokens: list[str]
+    offsets: list[tuple[int, int]]
+    words: list[int | None]
+    parts: list[int | None]
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """What of a row the model reads: one window, or several where the rule says so.
+
+    `length` is how many tokens the whole row has. `characters_used` counts the characters of text
+    and pair that any window holds. `truncated`: some are in none.
+    """
+
+    windows: list[Encoding]
+    length: int
+    characters_used: int
+    truncated: bool = False
+
+
+class Window(msgspec.Struct, frozen=True):
+    """A window of a row and what the model made of it."""
+
+    encoding: Encoding
+    outputs: Arrays
+
+
+class RowOutputs(msgspec.Struct, frozen=True):
+    """A row and its windows, in the order of the text; at least one."""
+
+    row: TextInput
+    windows: list[Window]

@@ -1,0 +1,220 @@
+"""The classes that every task derives from.
+
+A task turns one row of a request into entries (`parse`), says what is tokenised for each (`rows`,
+`window_rule`), and turns a model's arrays into an answer (`postprocess`). It never sees a
+tokenizer, a framework or a request: it is pure Python and numpy.
+
+The smallest task:
+
+>>> class ShoutTask(ForwardTask):
+...     name = "text-classification"
+...     example = "hello"
+...     outputs = ("logits",)
+...     def postprocess(self, rows, entry, options):
+...         return rows[0].row.text.upper()
+>>> task = ShoutTask(Head(labels=["yes", "no"]))
+>>> task.parse(b'{"text": "hi"}').entries[0].text
+'hi'
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import msgspec
+
+from flambeau.errors import ErrorKind, PredictionError
+from flambeau.tasks.base.parameters import BaseParameters, WrongParameterError, read_parameters
+from flambeau.tasks.base.parsing import (
+    RowValue,
+    decode_text,
+    json_type,
+    parse_structured_text,
+    require_unicode,
+)
+from flambeau.tasks.base.records import (
+    Entry,
+    Head,
+    RowOutputs,
+    TextInput,
+    Truncation,
+    WindowRule,
+)
+from flambeau.types import JsonValue, OutputShape, TaskName
+
+MAX_ENTRIES = 1_000
+
+
+class Inputs(msgspec.Struct, frozen=True):
+    """What one request asks for.
+
+    `many`: it sent a list and gets a list. `pipeline`: it came in the form of the Hugging Face
+    Inference API, `{"inputs": …}`, and gets what a Transformers pipeline would give.
+    """
+
+    entries: Sequence[Any]
+    many: bool = False
+    parameters: BaseParameters = BaseParameters()
+    pipeline: bool = False
+
+
+class AnswerOptions(msgspec.Struct, frozen=True):
+    """How an answer is to look. `parameters` are of the task's own class; the rest as `Inputs`."""
+
+    shape: OutputShape = "full"
+    parameters: Any = BaseParameters()
+    pipeline: bool = False
+    many: bool = False
+
+
+class BaseTask(ABC):
+    """What all tasks have. A task derives from `ForwardTask` or `GenerationTask`."""
+
+    name: ClassVar[TaskName]
+    example: ClassVar[JsonValue]
+    """An input that `parse` accepts: for warm-up, documentation and the web page."""
+    accepts: ClassVar[str] = 'plain text, {"text": "..."}, or a JSON list of texts'
+    truncation: ClassVar[Literal["longest_first", "only_second"]] = "longest_first"
+    truncation_side: ClassVar[Literal["left", "right"]] = "right"
+    """The end of a too long text that is cut off."""
+    truncations: ClassVar[tuple[Truncation, ...]] = ("cut", "window", "refuse")
+    """What `parameters.truncation` may be; the first is the default."""
+    Parameters: ClassVar[type[BaseParameters]] = BaseParameters
+    """What a request may set under `parameters`."""
+
+    def __init__(self, head: Head) -> None:
+        """Raises `ConfigError` or `LoadError` where the model cannot do the task."""
+        self.head = head
+
+    def parse(self, value: RowValue) -> Inputs:
+        """Read one row's value: bytes, str, or an object or list that was JSON.
+
+        Raises `PredictionError` (`INVALID_INPUT`) that says what is wrong and shows the form.
+        """
+        if isinstance(value, bytes | bytearray | memoryview):
+            value = decode_text(bytes(value))
+        if isinstance(value, str):
+            value = parse_structured_text(value)
+        given: RowValue = None
+        pipeline = False
+        if isinstance(value, dict):
+            given = value.get("parameters")
+            pipeline = "inputs" in value
+            value = value["inputs"] if pipeline else value
+        parameters = self.read_parameters(given)
+        many = self.is_many(value)
+        entries = self._read_list(list(value)) if many else [self.read_entry(value)]  # type: ignore[call-overload]
+        inputs = Inputs(entries, many, parameters, pipeline)
+        self.check(inputs)
+        return inputs
+
+    def is_many(self, value: RowValue) -> bool:
+        """Whether a value is a list of entries and not one."""
+        return isinstance(value, list | tuple)
+
+    def read_parameters(self, given: RowValue) -> Any:
+        """The values under `parameters`, as the task's own class. May raise as `parse`."""
+        if given is None:
+            given = {}
+        if not isinstance(given, dict):
+            raise self.invalid(f"'parameters' must be an object, not {json_type(given)}")
+        named = {str(name): value for name, value in given.items()}
+        try:
+            read = read_parameters(self.Parameters, self.translate(named))
+        except WrongParameterError as error:
+            raise self.invalid(str(error)) from None
+        if read.truncation not in (None, *self.truncations):
+            allowed = " or ".join(f'"{each}"' for each in self.truncations)
+            raise self.invalid(f"'truncation' must be {allowed}, not \"{read.truncation}\"")
+        return read
+
+    def translate(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Parameters whose names or values stand for others, such as those of other servers."""
+        return given
+
+    def check(self, inputs: Inputs) -> None:  # noqa: B027 - most have nothing to check
+        """What entries and parameters must be together. May raise as `parse`."""
+
+    def window_rule(self, parameters: Any) -> WindowRule:
+        """How rows that are too long are brought to size."""
+        return WindowRule(parameters.truncation or self.truncations[0])
+
+    def assemble(self, answers: list[JsonValue], options: AnswerOptions) -> JsonValue:
+        """A request's answer from those of its entries."""
+        return answers if options.many else answers[0]
+
+    def read_entry(self, value: RowValue) -> Entry:
+        """Read one text, or an object with `text` (and `text_pair`). May raise as `parse`.
+
+        Tasks that read something else override it, and `rows`.
+        """
+        pair = None
+        if isinstance(value, dict):
+            pair = value.get("text_pair")
+            if pair is not None and not isinstance(pair, str):
+                raise self.invalid(f"'text_pair' must be a string, not {json_type(pair)}")
+            texts = (value.get(name) for name in ("text", "inputs", "data"))
+            value = next((text for text in texts if text is not None), None)
+            if value is None:
+                raise self.invalid("the object has no 'text'")
+        return TextInput(self.require_text(value, "the text"), pair)
+
+    def require_text(self, value: RowValue, what: str) -> str:
+        """`value` as a text that has something in it, else `PredictionError`."""
+        if isinstance(value, bytes | bytearray):
+            value = decode_text(bytes(value))
+        if not isinstance(value, str):
+            raise self.invalid(f"{what} must be a string, not {json_type(value)}")
+        if not value.strip():
+            raise self.invalid(f"{what} is empty")
+        if not value.isascii():
+            require_unicode(value)
+        return value
+
+    def invalid(self, problem: str) -> PredictionError:
+        """The error of a wrong input: the problem and the accepted forms."""
+        return PredictionError(
+            f"Invalid input: {problem}. The {self.name} model takes {self.accepts}.",
+            ErrorKind.INVALID_INPUT,
+        )
+
+    def label(self, index: int) -> str:
+        """The name of class `index`; `LABEL_n`, as in Transformers, where it has none."""
+        labels = self.head.labels
+        return labels[index] if index < len(labels) else f"LABEL_{index}"
+
+    def _read_list(self, values: list[RowValue]) -> list[Entry]:
+        if not values:
+            raise self.invalid("the list is empty")
+        if len(values) > MAX_ENTRIES:
+            raise self.invalid(
+                f"the list has {len(values)} entries; one request takes at most {MAX_ENTRIES}"
+            )
+        entries = []
+        for index, value in enumerate(values):
+            try:
+                entries.append(self.read_entry(value))
+            except PredictionError as error:
+                detail = error.message.removeprefix("Invalid input: ")
+                raise PredictionError(
+                    f"Invalid input in entry {index} of the list: {detail}", error.kind
+                ) from None
+        return entries
+
+
+class ForwardTask(BaseTask):
+    """A task whose model answers in one forward pass per row."""
+
+    outputs: ClassVar[tuple[str, ...]]
+    """The names of the arrays that the engine gives, in the order of the model's output."""
+
+    def rows(self, entry: Any, parameters: Any) -> Sequence[TextInput]:  # noqa: ARG002 - for tasks that need it
+        """What the model reads for one entry; at least one row."""
+        assert isinstance(entry, TextInput)
+        return [entry]
+
+    @abstractmethod
+    def postprocess(
+        self, rows: Sequence[RowOutputs], entry: Any, options: AnswerOptions
+    ) -> JsonValue:
+        """The answer for one entry, ready for JSON; `rows` are those of `rows`, in order."""
