@@ -187,3 +187,21 @@ def test_question_forms(value: object) -> None:
 def test_wrong_questions(value: object, problem: str) -> None:
     """Anything but a question with a context is refused."""
     assert problem in error_of(task("question-answering"), value).message
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [(None, None), ("window", "window"), (True, "cut"), ("only_first", "cut"), (False, "refuse")],
+)
+def test_truncation_may_be_given_as_to_a_tokenizer(given: object, read: str | None) -> None:
+    """What clients of the pipelines send for the tokenizer is understood."""
+    made = task("text-classification")
+    assert made.read_parameters({"truncation": given}).truncation == read
+
+
+def test_wrong_truncation_names_what_is_allowed() -> None:
+    """The three ways are in the error."""
+    value = {"inputs": "a", "parameters": {"truncation": "shorten"}}
+    message = error_of(task("text-classification"), value).message
+    assert "'truncation' must be " in message
+    assert all(f'"{way}"' in message for way in ("cut", "window", "refuse"))

@@ -45,6 +45,17 @@ from flambeau.types import JsonValue, OutputShape, TaskName
 MAX_ENTRIES = 1_000
 
 
+_TOKENIZERS_TRUNCATION: dict[str | bool, Truncation] = {
+    True: "cut",
+    False: "refuse",
+    "longest_first": "cut",
+    "only_first": "cut",
+    "only_second": "cut",
+    "do_not_truncate": "refuse",
+}
+"""`truncation` as the pipelines passed it on to a tokenizer."""
+
+
 class Inputs(msgspec.Struct, frozen=True):
     """What one request asks for.
 
@@ -119,6 +130,9 @@ class BaseTask(ABC):
         if not isinstance(given, dict):
             raise self.invalid(f"'parameters' must be an object, not {json_type(given)}")
         named = {str(name): value for name, value in given.items()}
+        known_as = named.get("truncation")
+        if isinstance(known_as, str | bool):
+            named["truncation"] = _TOKENIZERS_TRUNCATION.get(known_as, known_as)
         try:
             read = read_parameters(self.Parameters, self.translate(named))
         except WrongParameterError as error:
