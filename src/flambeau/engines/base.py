@@ -25,13 +25,24 @@ Outputs = dict[str, npt.NDArray[np.float32]]
 
 
 class TokenSequence(msgspec.Struct, frozen=True):
-    """One row for the model. `type_ids` is empty where the tokenizer has none."""
+    """One row for the model. `type_ids` is empty where the tokenizer has none.
+
+    What is no text has `arrays` in place of ids, named as the model's `forward` names them, without
+    the batch's axis; `cost` is about how many tokens would take as long.
+    """
 
     ids: list[int]
     type_ids: list[int] = []
+    arrays: Mapping[str, npt.NDArray[np.float32]] = {}
+    cost: int = 0
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return self.cost or len(self.ids)
+
+    @property
+    def shape(self) -> tuple[tuple[int, ...], ...]:
+        """Equal for rows whose arrays fit into one batch."""
+        return tuple(array.shape for array in self.arrays.values())
 
 
 class ModelSource(msgspec.Struct, frozen=True):
@@ -67,9 +78,13 @@ _WHOLE = frozenset(
         "zero-shot-classification",
         "text-ranking",
         "image-classification",
+        "automatic-speech-recognition",
     }
 )
-"""The tasks whose models give one vector for a whole input."""
+"""The tasks whose models do not give one value or vector for each token of their input."""
+
+MEDIA_TASKS = frozenset({"image-classification", "automatic-speech-recognition"})
+"""The tasks whose models read arrays and no tokens."""
 
 
 class GenerationSettings(msgspec.Struct, frozen=True):
@@ -243,11 +258,12 @@ def _split(
     """Each row's outputs from those of all."""
     start = 0
     for row, length in enumerate(lengths):
-        if per_token and packed:
+        if not per_token:
+            yield {name: array[row] for name, array in arrays.items()}
+        elif packed:
             yield {name: array[start : start + length] for name, array in arrays.items()}
         else:
-            end = length if per_token else None
-            yield {name: array[row][:end] for name, array in arrays.items()}
+            yield {name: array[row][:length] for name, array in arrays.items()}
         start += length
 
 

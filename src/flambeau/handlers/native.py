@@ -37,7 +37,7 @@ from flambeau.tasks.base import (
     GenerationTask,
     Inputs,
     Reading,
-    TextInput,
+    Row,
     WindowRule,
 )
 from flambeau.types import LANE_HEADER, JsonValue, Lane, OutputShape, Phases, Precision
@@ -146,7 +146,7 @@ class TransformersHandler:
             "task": self._model.task.name,
             "engine": self._model.engine_name,
             "output": self._model.settings.output or self.default_output,
-            "max_length": str(self._model.tokenizer.max_length),
+            "max_length": str(self._model.reader.max_length),
             "device": self._model.engine.device,
             "precision": self._model.engine.precision,
             "batching": "packed" if self._is_packed() else "padded",
@@ -206,7 +206,7 @@ class TransformersHandler:
             part = job.request.settle(job, one)
             if part is not None:
                 job.request.answer(part, self._finish(part, one))
-        tokens = sum(len(job.encoding.ids) for job in jobs)
+        tokens = sum(len(job.encoding) for job in jobs)
         tokens += sum(len(one.ids) for one in made if isinstance(one, Generated))
         reading, self._reading = self._reading, 0.0
         phases = Phases(
@@ -272,8 +272,8 @@ class TransformersHandler:
     def _tokenise(self, requests: Sequence[Request]) -> None:
         """Plan each request's jobs from its entries' rows; all rows are tokenised at once."""
         task = self._model.task
-        planned: list[tuple[Request, list[Sequence[TextInput]]]] = []
-        rows: list[TextInput] = []
+        planned: list[tuple[Request, list[Sequence[Row]]]] = []
+        rows: list[Row] = []
         rules: list[WindowRule] = []
         for request in requests:
             inputs = request.inputs
@@ -287,14 +287,14 @@ class TransformersHandler:
             planned.append((request, of_entries))
             rows += [row for each in of_entries for row in each]
             rules += [task.window_rule(inputs.parameters)] * count
-        readings = iter(self._model.tokenizer.encode(rows, rules) if rows else ())
+        readings = iter(self._model.reader.encode(rows, rules) if rows else ())
         for request, of_entries in planned:
             self._plan(request, of_entries, [[next(readings) for _ in each] for each in of_entries])
 
     def _plan(
         self,
         request: Request,
-        rows: list[Sequence[TextInput]],
+        rows: list[Sequence[Row]],
         readings: Sequence[Sequence[Reading | PredictionError]],
     ) -> None:
         """A request's jobs; its first error, or what it costs too much, is its only answer."""
@@ -305,7 +305,7 @@ class TransformersHandler:
                 if isinstance(each, PredictionError):
                     request.error = each
                     return
-                if not each.windows[0].ids:
+                if not len(each.windows[0]):
                     request.error = self._model.task.invalid("the text has no tokens")
                     return
                 kept.append(each)
@@ -326,7 +326,7 @@ class TransformersHandler:
     def _cost(self, job: Job) -> int:
         """The most tokens that the model may read and generate for one job."""
         task = self._model.task
-        read = len(job.encoding.ids)
+        read = len(job.encoding)
         if isinstance(task, GenerationTask):
             return read + self._generation_settings(job).max_new_tokens
         return read
@@ -358,7 +358,7 @@ class TransformersHandler:
         )
 
     def _generation_settings(self, job: Job) -> GenerationSettings:
-        return generation_settings(self._model, job.options, len(job.encoding.ids))
+        return generation_settings(self._model, job.options, len(job.encoding))
 
     def _continue(self, task: GenerationTask, part: Part, generated: Generated) -> Answer:
         prompt = part.jobs[0][0].encoding.ids
@@ -372,7 +372,7 @@ class TransformersHandler:
         return Answer(value, part.usage(len(generated.ids)))
 
 
-def _rows(task: BaseTask, entry: Any, parameters: Any) -> Sequence[TextInput]:
+def _rows(task: BaseTask, entry: Any, parameters: Any) -> Sequence[Row]:
     return task.rows(entry, parameters) if isinstance(task, ForwardTask) else [entry]
 
 

@@ -18,8 +18,8 @@ from flambeau.tasks.base import (
     Encoding,
     Inputs,
     Reading,
+    Row,
     RowOutputs,
-    TextInput,
     Window,
 )
 from flambeau.types import BULK_TURN, JsonValue
@@ -61,7 +61,9 @@ class Job:
     def __init__(self, part: "Part", encoding: Encoding) -> None:
         self.part = part
         self.encoding = encoding
-        self.sequence = TokenSequence(encoding.ids, encoding.type_ids)
+        self.sequence = TokenSequence(
+            encoding.ids, encoding.type_ids, encoding.arrays, encoding.cost
+        )
         self.overtaken = 0
         self.made: Made | None = None
 
@@ -76,8 +78,10 @@ class Job:
         return self.part.request.options
 
     @property
-    def text_key(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Equal for jobs for which a model computes the same."""
+    def text_key(self) -> object:
+        """Equal for jobs for which a model computes the same, as far as texts go."""
+        if self.sequence.arrays:
+            return self
         return tuple(self.sequence.ids), tuple(self.sequence.type_ids)
 
 
@@ -90,7 +94,7 @@ class Part:
         self,
         request: "Request",
         entry: Any,
-        rows: Sequence[TextInput],
+        rows: Sequence[Row],
         readings: Sequence[Reading],
     ) -> None:
         self.request = request
@@ -112,7 +116,7 @@ class Part:
         """What was read for it, and how many tokens were generated."""
         windows = [window for reading in self.readings for window in reading.windows]
         return Usage(
-            tokens=sum(len(window.ids) for window in windows) + generated,
+            tokens=sum(map(len, windows)) + generated,
             truncated=any(reading.truncated for reading in self.readings),
             characters_used=sum(reading.characters_used for reading in self.readings),
             windows=len(windows),

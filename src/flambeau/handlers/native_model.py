@@ -13,6 +13,7 @@ from flambeau.engines.base import Engine, GenerationSettings, ModelSource, Token
 from flambeau.errors import ConfigError, LoadError, PredictionError, first_line
 from flambeau.handlers.choice import NotShareableError
 from flambeau.handlers.labels import read_labels, warn_missing_labels
+from flambeau.handlers.media import RowReader, load_audio_reader, load_image_reader
 from flambeau.handlers.settings import HandlerSettings, read_json_object, read_settings
 from flambeau.handlers.tokenizer import TextTokenizer
 from flambeau.handlers.tokenizer_files import load_tokenizer, model_positions
@@ -34,11 +35,17 @@ class NativeModel(msgspec.Struct, frozen=True):
 
     settings: HandlerSettings
     task: BaseTask
-    tokenizer: TextTokenizer
+    reader: RowReader
     engine: Engine
     engine_name: str
     positions: int | None
     new_tokens: int
+
+    @property
+    def tokenizer(self) -> TextTokenizer:
+        """What reads its rows, where they are texts."""
+        assert isinstance(self.reader, TextTokenizer)
+        return self.reader
 
 
 class Device(msgspec.Struct, frozen=True):
@@ -56,7 +63,7 @@ class ModelParts(msgspec.Struct, frozen=True):
 
     settings: HandlerSettings
     task: BaseTask
-    tokenizer: TextTokenizer
+    reader: RowReader
     source: ModelSource
     labels: list[str] | None
     config: dict[str, object]
@@ -98,7 +105,7 @@ def load_model(
     model = NativeModel(
         settings=settings,
         task=parts.task,
-        tokenizer=parts.tokenizer,
+        reader=parts.reader,
         engine=engine_class(source),
         engine_name=engine_name,
         positions=model_positions(parts.config),
@@ -135,19 +142,32 @@ def load_parts(
             str(model_dir),
         )
     )
-    tokenizer = load_tokenizer(model_dir, settings, config, task_class)
+    reader = _load_reader(model_dir, settings, config, task_class)
     source = ModelSource(
         model_dir=model_dir,
         task=settings.task,
         outputs=task.outputs if isinstance(task, ForwardTask) else (),
         file=_serialized_file(model_dir, manifest),
         gpu=device.gpu,
-        pad_id=tokenizer.pad_id,
-        eos_ids=_eos_ids(generation_config, config, tokenizer.eos_id),
-        max_length=tokenizer.max_length,
+        pad_id=reader.pad_id,
+        eos_ids=_eos_ids(generation_config, config, reader.eos_id),
+        max_length=reader.max_length,
         threads=device.threads,
     )
-    return ModelParts(settings, task, tokenizer, source, labels, config, generation_config)
+    return ModelParts(settings, task, reader, source, labels, config, generation_config)
+
+
+def _load_reader(
+    model_dir: Path,
+    settings: HandlerSettings,
+    config: Mapping[str, object],
+    task: type[BaseTask],
+) -> RowReader:
+    if task.reads == "image":
+        return load_image_reader(model_dir)
+    if task.reads == "audio":
+        return load_audio_reader(model_dir, config)
+    return load_tokenizer(model_dir, settings, config, task)
 
 
 def _warm_up(model: NativeModel, labels: list[str] | None) -> None:
@@ -156,12 +176,12 @@ def _warm_up(model: NativeModel, labels: list[str] | None) -> None:
     row = inputs.entries[0]
     if isinstance(model.task, ForwardTask):
         row = model.task.rows(row, inputs.parameters)[0]
-    reading = model.tokenizer.encode([row])[0]
+    reading = model.reader.encode([row])[0]
     if isinstance(reading, PredictionError):
         # A max_length too small for the example may still suit the user's texts.
         return
     encoding = reading.windows[0]
-    sequence = TokenSequence(encoding.ids, encoding.type_ids)
+    sequence = TokenSequence(encoding.ids, encoding.type_ids, encoding.arrays, encoding.cost)
     try:
         if isinstance(model.task, GenerationTask):
             model.engine.generate([sequence], [GenerationSettings(1, do_sample=False)])
@@ -177,7 +197,7 @@ def _warm_up(model: NativeModel, labels: list[str] | None) -> None:
             f"The model gives no {', '.join(missing)}: it is not made for {model.task.name}."
             " Set task to what it was trained for."
         )
-    if "logits" in outputs:
+    if model.task.has_labels:
         warn_missing_labels(labels, outputs["logits"].shape[-1])
 
 

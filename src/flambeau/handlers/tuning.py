@@ -26,7 +26,7 @@ from flambeau.handlers.agreement import compare
 from flambeau.handlers.native_model import ModelParts
 from flambeau.handlers.sample_texts import sample_entries
 from flambeau.handlers.tune_request import TuneRequest
-from flambeau.tasks.base import ForwardTask, TextInput
+from flambeau.tasks.base import ForwardTask, Row
 from flambeau.types import Precision
 
 Report = Callable[[str], None]
@@ -103,12 +103,12 @@ def tune(request: TuneRequest, parts: ModelParts, report: Report) -> Verdict:
 
 
 def _sequences(request: TuneRequest, parts: ModelParts) -> list[TokenSequence]:
-    readings = parts.tokenizer.encode(_rows(request, parts))
+    readings = parts.reader.encode(_rows(request, parts))
     windows = [one.windows[0] for one in readings if not isinstance(one, PredictionError)]
     return [TokenSequence(one.ids, one.type_ids) for one in windows if one.ids]
 
 
-def _rows(request: TuneRequest, parts: ModelParts) -> list[TextInput]:
+def _rows(request: TuneRequest, parts: ModelParts) -> Sequence[Row]:
     if request.texts is None:
         return sample_entries(parts.task.name, SAMPLE_TEXTS)
     try:
@@ -116,7 +116,7 @@ def _rows(request: TuneRequest, parts: ModelParts) -> list[TextInput]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{request.texts} cannot be read: {error}") from error
     assert isinstance(parts.task, ForwardTask)
-    rows: list[TextInput] = []
+    rows: list[Row] = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue

@@ -31,6 +31,7 @@ class Task(ForwardTask):
 
     name: ClassVar[TaskName] = "text-classification"
     example: ClassVar[JsonValue] = "Flambeau carries the torch on."
+    has_labels: ClassVar[bool] = True
     outputs: ClassVar[tuple[str, ...]] = ("logits",)
     Parameters: ClassVar[type[BaseParameters]] = Parameters
 

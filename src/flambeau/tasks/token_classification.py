@@ -28,6 +28,7 @@ class Task(ForwardTask):
 
     name: ClassVar[TaskName] = "token-classification"
     example: ClassVar[JsonValue] = "Ada Lovelace lived in London."
+    has_labels: ClassVar[bool] = True
     outputs: ClassVar[tuple[str, ...]] = ("logits",)
 
     @override

@@ -13,6 +13,7 @@ from flambeau.cost import CostModel
 from flambeau.engines.base import (
     CPU_LIMITS,
     GPU_LIMITS,
+    MEDIA_TASKS,
     Generated,
     GenerationSettings,
     ModelSource,
@@ -64,8 +65,9 @@ class Engine:
         self.padding = 0
         self._cost = CostModel()
         self._model = load_model(source, self.device)
-        own_pad = self._model.config.pad_token_id
-        if self._model.config.pad_token_id is None:
+        self._reads_arrays = source.task in MEDIA_TASKS
+        own_pad = getattr(self._model.config, "pad_token_id", None)
+        if own_pad is None:
             # GPT-2's heads find the last real token by it and refuse batches without one.
             self._model.config.pad_token_id = source.pad_id
         self._takes_type_ids = takes_type_ids(self._model)
@@ -73,7 +75,7 @@ class Engine:
         on_cpu = self.device == "cpu"
         if not on_cpu:  # first, so that what is checked is the kernel that will run
             self.precision = apply_precision(self._model, source.precision, self.device)
-        can_pack = source.outputs and not self._depends_on_company
+        can_pack = source.outputs and not self._depends_on_company and not self._reads_arrays
         self._packed = self._pack(own_pad) if can_pack else None
         if on_cpu:
             self.precision = apply_precision(self._model, source.precision, self.device)
@@ -88,13 +90,15 @@ class Engine:
         budget = self._cost.budget(lowest, highest)
         if self._packed is not None:
             return RowLimits(budget, 0.0, packed=True)
+        if self._reads_arrays:
+            return RowLimits(budget, 0.0)  # nothing is padded: only equal sizes go together
         if self._source.pad_id is None or self._depends_on_company:
             return None
         return RowLimits(budget, (CPU_LIMITS if on_cpu else GPU_LIMITS).max_padding)
 
     def begin(self, threads: int) -> None:  # noqa: ARG002 - torch's own are set
         """Time a few passes with this worker's threads."""
-        if not self._source.outputs:
+        if not self._source.outputs or self._reads_arrays:
             return
         self._cost = CostModel()
         token = 1 if self._source.pad_id != 1 else 2
@@ -131,6 +135,8 @@ class Engine:
 
     def _run(self, rows: list[TokenSequence]) -> dict[str, npt.NDArray[np.float32]]:
         """One forward pass, whose time is learned from."""
+        if self._reads_arrays:
+            return self._run_arrays(rows)
         started = time.perf_counter()
         lengths = [len(row) for row in rows]
         if self._packed is not None:
@@ -153,6 +159,36 @@ class Engine:
             inputs["token_type_ids"] = torch.from_numpy(type_ids).to(self.device)
         result = self._model(**inputs)
         return {name: result[name].float().cpu().numpy() for name in self._source.outputs}
+
+    @torch.inference_mode()
+    def _run_arrays(self, rows: list[TokenSequence]) -> dict[str, Any]:
+        """Each output as a list with one array per row: their sizes may differ."""
+        made: dict[str, dict[int, npt.NDArray[np.float32]]] = {
+            name: {} for name in self._source.outputs
+        }
+        shapes: dict[object, list[int]] = {}
+        for index, row in enumerate(rows):
+            shapes.setdefault(row.shape, []).append(index)
+        for members in shapes.values():
+            started = time.perf_counter()
+            stacked = {
+                name: torch.from_numpy(np.stack([rows[index].arrays[name] for index in members]))
+                for name in rows[members[0]].arrays
+            }
+            result = self._model(
+                **{
+                    name: tensor.to(self.device, self._model.dtype)
+                    for name, tensor in stacked.items()
+                }
+            )
+            for name, of_rows in made.items():
+                arrays = result[name].float().cpu().numpy()
+                of_rows.update(zip(members, arrays, strict=True))
+            tokens = sum(len(rows[index]) for index in members)
+            self._cost.observe(tokens, 0, time.perf_counter() - started)
+        return {
+            name: [arrays[index] for index in range(len(rows))] for name, arrays in made.items()
+        }
 
     @torch.inference_mode()
     def _generate_rows(

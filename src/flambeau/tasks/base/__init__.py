@@ -1,5 +1,6 @@
 """What every task shares: its classes, records, and the reading of requests."""
 
+from flambeau.tasks.base.binary import NotAFileError, file_bytes, is_json
 from flambeau.tasks.base.generation import Continuation, GenerationParameters, GenerationTask
 from flambeau.tasks.base.inference import infer_task
 from flambeau.tasks.base.parameters import BaseParameters, WrongParameterError, read_parameters
@@ -12,24 +13,35 @@ from flambeau.tasks.base.parsing import (
 )
 from flambeau.tasks.base.records import (
     Arrays,
+    AudioInput,
     Encoding,
     Entry,
     Head,
+    ImageInput,
     Reading,
+    Row,
     RowOutputs,
     TextInput,
     Truncation,
     Window,
     WindowRule,
 )
-from flambeau.tasks.base.scores import sigmoid, softmax
-from flambeau.tasks.base.task import MAX_ENTRIES, AnswerOptions, BaseTask, ForwardTask, Inputs
+from flambeau.tasks.base.scores import class_scores, sigmoid, softmax
+from flambeau.tasks.base.task import (
+    MAX_ENTRIES,
+    AnswerOptions,
+    BaseTask,
+    ForwardTask,
+    InputKind,
+    Inputs,
+)
 from flambeau.tasks.base.tokens import Token, text_tokens
 
 __all__ = [
     "MAX_ENTRIES",
     "AnswerOptions",
     "Arrays",
+    "AudioInput",
     "BaseParameters",
     "BaseTask",
     "Continuation",
@@ -39,8 +51,12 @@ __all__ = [
     "GenerationParameters",
     "GenerationTask",
     "Head",
+    "ImageInput",
+    "InputKind",
     "Inputs",
+    "NotAFileError",
     "Reading",
+    "Row",
     "RowOutputs",
     "RowValue",
     "TextInput",
@@ -49,8 +65,11 @@ __all__ = [
     "Window",
     "WindowRule",
     "WrongParameterError",
+    "class_scores",
     "decode_text",
+    "file_bytes",
     "infer_task",
+    "is_json",
     "json_type",
     "parse_structured_text",
     "read_parameters",

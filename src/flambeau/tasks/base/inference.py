@@ -9,6 +9,8 @@ _TASK_OF_HEAD: tuple[tuple[str, TaskName], ...] = (
     ("ForTokenClassification", "token-classification"),
     ("ForQuestionAnswering", "question-answering"),
     ("ForQuestionAnsweringSimple", "question-answering"),
+    ("ForImageClassification", "image-classification"),
+    ("ForCTC", "automatic-speech-recognition"),
     ("ForCausalLM", "text-generation"),
     ("LMHeadModel", "text-generation"),
 )

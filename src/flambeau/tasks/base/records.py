@@ -40,11 +40,30 @@ class TextInput(Entry, frozen=True):
     pair: str | None = None
 
 
+class ImageInput(Entry, frozen=True):
+    """A picture in a file's bytes, of any kind that Pillow reads."""
+
+    data: bytes
+
+
+class AudioInput(Entry, frozen=True):
+    """Sound: a file's bytes, or samples from -1 to 1 with how many there are a second."""
+
+    data: bytes = b""
+    samples: list[float] = []
+    rate: int = 0
+
+
+Row = TextInput | ImageInput | AudioInput
+"""What is made one row of for the model."""
+
+
 class WindowRule(msgspec.Struct, frozen=True):
     """How a row that is too long is brought to size.
 
     `max_length` counts a row's tokens, special ones too; None: what the model reads. `stride` is
-    how many tokens two windows share; None: a quarter of a window.
+    how many tokens two windows share; None: a quarter of a window. For sound both count samples,
+    and each end of a window, but the first's and the last's, has `stride` for context only.
     """
 
     truncation: Truncation = "cut"
@@ -58,6 +77,10 @@ class Encoding(msgspec.Struct, frozen=True):
     `offsets` are (start, end) in characters of the part that the token comes from; `words` is the
     pre-tokenizer's word number and `parts` is 0 for the text and 1 for the pair, both None for
     special tokens.
+
+    What is no text has no ids but `arrays`, as the model's `forward` takes them, without the batch's
+    axis; `cost` is about how many tokens would take as long. Of sound, `offsets` has the window's
+    (start, end) in samples.
     """
 
     ids: list[int]
@@ -66,6 +89,11 @@ class Encoding(msgspec.Struct, frozen=True):
     offsets: list[tuple[int, int]]
     words: list[int | None]
     parts: list[int | None]
+    arrays: Arrays = {}
+    cost: int = 0
+
+    def __len__(self) -> int:
+        return self.cost or len(self.ids)
 
 
 class Reading(msgspec.Struct, frozen=True):
@@ -91,5 +119,5 @@ class Window(msgspec.Struct, frozen=True):
 class RowOutputs(msgspec.Struct, frozen=True):
     """A row and its windows, in the order of the text; at least one."""
 
-    row: TextInput
+    row: Row
     windows: list[Window]

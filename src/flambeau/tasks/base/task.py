@@ -33,8 +33,11 @@ from flambeau.tasks.base.parsing import (
     require_unicode,
 )
 from flambeau.tasks.base.records import (
+    AudioInput,
     Entry,
     Head,
+    ImageInput,
+    Row,
     RowOutputs,
     TextInput,
     Truncation,
@@ -43,6 +46,9 @@ from flambeau.tasks.base.records import (
 from flambeau.types import JsonValue, OutputShape, TaskName
 
 MAX_ENTRIES = 1_000
+
+InputKind = Literal["text", "image", "audio"]
+"""What a model reads."""
 
 
 _TOKENIZERS_TRUNCATION: dict[str | bool, Truncation] = {
@@ -85,6 +91,9 @@ class BaseTask(ABC):
     example: ClassVar[JsonValue]
     """An input that `parse` accepts: for warm-up, documentation and the web page."""
     accepts: ClassVar[str] = 'plain text, {"text": "..."}, or a JSON list of texts'
+    reads: ClassVar[InputKind] = "text"
+    has_labels: ClassVar[bool] = False
+    """Whether the last axis of the model's `logits` are labels, which may have names."""
     truncation: ClassVar[Literal["longest_first", "only_second"]] = "longest_first"
     truncation_side: ClassVar[Literal["left", "right"]] = "right"
     """The end of a too long text that is cut off."""
@@ -222,9 +231,9 @@ class ForwardTask(BaseTask):
     outputs: ClassVar[tuple[str, ...]]
     """The names of the arrays that the engine gives, in the order of the model's output."""
 
-    def rows(self, entry: Any, parameters: Any) -> Sequence[TextInput]:  # noqa: ARG002 - for tasks that need it
+    def rows(self, entry: Any, parameters: Any) -> Sequence[Row]:  # noqa: ARG002 - for tasks that need it
         """What the model reads for one entry; at least one row."""
-        assert isinstance(entry, TextInput)
+        assert isinstance(entry, TextInput | ImageInput | AudioInput)
         return [entry]
 
     @abstractmethod
