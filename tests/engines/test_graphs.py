@@ -39,6 +39,21 @@ sys.modules[sys.argv[2]] = None  # as if it were not installed
 from flambeau import engines
 engines.load(sys.argv[1])
 """
+SIGNALS = """
+import faulthandler, signal, sys
+from pathlib import Path
+from flambeau import engines
+from flambeau.engines.base import ModelSource
+faulthandler.enable()  # as in a worker
+source = ModelSource(Path(sys.argv[1]), "text-classification", ("logits",), pad_id=0, threads=1)
+loaded = [engines.load(sys.argv[2])(source) for _ in range(2)]
+while loaded:
+    loaded.pop(0)
+handled = []
+signal.signal(signal.SIGUSR1, lambda number, _: handled.append(number))
+signal.raise_signal(signal.SIGUSR1)
+print(handled == [signal.SIGUSR1])
+"""
 
 
 def run(code: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -85,6 +100,13 @@ def test_a_missing_package_names_the_extra(engine: str, package: str) -> None:
     """The error says what to install."""
     done = run(WITHOUT_PACKAGE, engine, package)
     assert f"pip install 'flambeau[{engine}]'" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_signals_are_handled_after_engines_have_gone(forms: Forms, engine: str) -> None:
+    """Models that come and go, the first one first, leave the process able to take signals."""
+    done = run(SIGNALS, str(forms.graphs(CASE)), engine)
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
 
 
 @pytest.mark.parametrize("engine", ENGINES)

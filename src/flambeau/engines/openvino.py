@@ -35,6 +35,15 @@ except ImportError as error:
         f"The engine openvino needs OpenVINO ({first_line(error)}): pip install 'flambeau[openvino]'."
     ) from error
 
+_core = openvino.Core()
+"""One for the process, and for all its life.
+
+With its first use of the CPU, a `Core` gives the thread a stack for signal handlers; when it goes,
+it frees that one and puts back what it found. Of two that go in the order they came, the second puts
+back a stack that is freed already: the next signal then kills the process by SIGSEGV, without a
+traceback, or is handled in memory that belongs to others by now.
+"""
+
 _HINTS: Mapping[Precision, str] = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
 """What everything but int8 products is computed in. OpenVINO itself would take bf16 where the CPU
 has it, and change answers in the third digit without a word."""
@@ -51,10 +60,9 @@ class Engine:
         self.padding = 0
         file = open_form(source, Form("openvino", source.precision or "fp32"))
         self.precision: Precision = source.precision or precision_of(file)
-        self._core = openvino.Core()
-        _check_precision(self._core, self.precision)
+        _check_precision(self.precision)
         try:
-            self._model = self._core.read_model(file)
+            self._model = _core.read_model(file)
         except Exception as error:
             raise LoadError(
                 f"{file.name} cannot be loaded by OpenVINO: {first_line(error)}"
@@ -98,7 +106,7 @@ class Engine:
         if self._threads:
             options["INFERENCE_NUM_THREADS"] = self._threads
         try:
-            compiled = self._core.compile_model(self._model, "CPU", options)
+            compiled = _core.compile_model(self._model, "CPU", options)
         except Exception as error:
             raise LoadError(
                 f"{self._graph.file.name} cannot be compiled by OpenVINO: {first_line(error)}"
@@ -115,11 +123,11 @@ class Engine:
         return {name: found[place].astype(np.float32, copy=False) for name, place in named}
 
 
-def _check_precision(core: Any, precision: Precision) -> None:
+def _check_precision(precision: Precision) -> None:
     """OpenVINO computes in fp32, without a word, where the CPU lacks what was asked for."""
     if precision not in ("bf16", "fp16"):
         return
-    able = {str(name).lower() for name in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")}
+    able = {str(name).lower() for name in _core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")}
     if precision not in able:
         has = ["fp32", "int8", *(name for name in ("bf16", "fp16") if name in able)]
         raise LoadError(
