@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from flambeau.cost import CostModel
+from flambeau.engines.attribution import EmbeddingPath, PathPoint
 from flambeau.engines.base import (
     CPU_LIMITS,
     GPU_LIMITS,
@@ -28,9 +29,11 @@ from flambeau.engines.base import (
     row_mask,
     until_end,
 )
+from flambeau.engines.torch.gradients import GradientModel, twin
 from flambeau.engines.torch.loading import load_model, takes_type_ids
 from flambeau.engines.torch.packing import PackedForward, packed_forward
 from flambeau.engines.torch.precision import apply_precision
+from flambeau.types import Precision
 
 CPU_BUDGET = (64, 1_024)
 GPU_BUDGET = (1_024, 65_536)
@@ -39,6 +42,9 @@ many would gain nothing and take twice the memory in each worker."""
 
 MASKED_BUDGET = {True: 512, False: 4_096}
 """The most, on a CPU and on a GPU, where attention looks at the whole row: it costs the square."""
+
+GRADIENT_TOKENS = {True: 1_024, False: 8_192}
+"""The most of a pass with gradients, whose states are all kept, on a CPU and on a GPU."""
 
 PROBE_TOKENS = (128, 16)
 """Sizes of the passes that are timed before the first request; what comes first also pays for what
@@ -66,6 +72,8 @@ class Engine:
         self._cost = CostModel()
         self._model = load_model(source, self.device)
         self._reads_arrays = source.task in MEDIA_TASKS
+        self._attention = str(self._model.config._attn_implementation)  # noqa: SLF001  # no other way to ask
+        self._gradients: GradientModel | None = None
         own_pad = getattr(self._model.config, "pad_token_id", None)
         if own_pad is None:
             # GPT-2's heads find the last real token by it and refuse batches without one.
@@ -119,6 +127,33 @@ class Engine:
     ) -> list[Generated]:
         """See `engines.base.Engine`. Uses the model's own `generation_config.json`."""
         return generate_in_groups(prompts, settings, self._generate_rows)
+
+    def gradient_precision(self) -> Precision:
+        """See `engines.attribution.GradientEngine`."""
+        return self._gradient_model().precision
+
+    def points_per_pass(self, path: EmbeddingPath) -> int:
+        """See `engines.attribution.GradientEngine`. A way back costs about what the way there does."""
+        if self._source.pad_id is None:  # heads that look for the last token refuse company
+            return 1
+        limits = self.limits or CPU_LIMITS
+        tokens = min(limits.max_tokens, GRADIENT_TOKENS[self.device == "cpu"])
+        return max(1, tokens // ((1 + len(path.targets)) * len(path.sequence)))
+
+    def points(self, path: EmbeddingPath, positions: Sequence[float]) -> list[PathPoint]:
+        """See `engines.attribution.GradientEngine`."""
+        return self._gradient_model().points(path, positions)
+
+    def _gradient_model(self) -> GradientModel:
+        """Made when it is first asked for: most models never are."""
+        if self._gradients is None:
+            if self.precision == "int8":  # whose products have no gradients
+                model = load_model(self._source, self.device)
+                model.config.pad_token_id = self._model.config.pad_token_id
+            else:
+                model = twin(self._model, self._attention)
+            self._gradients = GradientModel(model, self.device, type_ids=self._takes_type_ids)
+        return self._gradients
 
     def _pack(self, pad_id: int | None) -> PackedForward | None:
         return packed_forward(

@@ -39,6 +39,11 @@ def apply_precision(model: Any, wanted: Precision | None, device: str) -> Precis
     return wanted
 
 
+def name_precision(dtype: torch.dtype) -> Precision:
+    """What weights of this type are called."""
+    return _NAMES.get(dtype, "fp32")
+
+
 class Int8Linear(torch.nn.Module):
     """A linear layer over int8 weights, with float32 in and out."""
 
