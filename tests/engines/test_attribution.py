@@ -141,6 +141,17 @@ def test_gradients_are_float32_whatever_predictions_are(tmp_path: Path, precisio
     assert abs(found.delta or 0) < 1e-3
 
 
+def test_int8_without_its_checkpoint_has_no_gradients(tmp_path: Path) -> None:
+    """Workers outlive their files: what was not loaded then cannot be loaded now."""
+    sizes = {**SIZES, "hidden_size": 64, "intermediate_size": 128}
+    model = save(tmp_path, "Bert", sizes, "text-classification")
+    engine = load(tmp_path, model, "text-classification", "int8")
+    for file in tmp_path.iterdir():
+        file.unlink()
+    with pytest.raises(NoGradientsError, match="int8"):
+        engine.gradient_precision()
+
+
 def test_a_pass_with_gradients_takes_about_as_long_as_one_without(tmp_path: Path) -> None:
     """Its tokens, there and back for each target, are at most those of a pass of predictions."""
     engine = load(tmp_path, save(tmp_path, *ALL["bert"], "text-classification"), "text-classification")  # fmt: skip

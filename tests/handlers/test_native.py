@@ -225,15 +225,6 @@ def test_a_form_that_is_no_input_gets_a_hint(models: Models) -> None:
     assert "Content-Type: text/plain" in error.message
 
 
-def test_explanations_are_refused_with_the_way_out(models: Models) -> None:
-    """501 and a hint at `handler_mode: as-is`, instead of a prediction that looks like one."""
-    served = ServedNative(models.get("text-classification"))
-    (error,) = served("the movie was great", headers={"explain": "True"})
-    assert isinstance(error, PredictionError)
-    assert error.status == 501
-    assert "as-is" in error.message
-
-
 def test_a_list_has_a_price_limit(models: Models) -> None:
     """A list over the limit is refused before the model runs; its neighbours are answered."""
     served = ServedNative(models.get("text-classification"))

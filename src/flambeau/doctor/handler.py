@@ -97,10 +97,6 @@ def _native(
     if settings.without_effect:
         what = f"Settings without effect: {', '.join(settings.without_effect)}."
         findings.append(Finding("note", "settings", "", what))
-    if settings.captum_explanation:
-        what = "Explanations (captum_explanation) are not served by the native handler."
-        advice = "Set handler_mode: as-is to run the archive's own code."
-        findings.append(Finding("warning", "explanations", "", what, advice))
     return Examined(True, choice.told, findings=tuple(findings))
 
 

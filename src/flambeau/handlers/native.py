@@ -6,16 +6,21 @@ that item's own error; its neighbours are answered.
 
 import logging
 import time
-import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, get_args
 
 import msgspec
-import numpy as np
 
 from flambeau.engines.base import GENERATION_LIMITS, Generated, GenerationSettings
 from flambeau.errors import ErrorKind, PredictionError
+from flambeau.handlers.explanation_methods import GradientJob
+from flambeau.handlers.explanation_request import read_explanation
+from flambeau.handlers.native_answers import guarded, postprocess
+from flambeau.handlers.native_explanations import (
+    ExplainedPart,
+    Explanation,
+)
 from flambeau.handlers.native_generation import generate, generation_settings
 from flambeau.handlers.native_jobs import (
     Answer,
@@ -45,8 +50,6 @@ from flambeau.types import LANE_HEADER, JsonValue, Lane, OutputShape, Phases, Pr
 logger = logging.getLogger(__name__)
 
 OUTPUT_HEADER = "x-flambeau-output"
-TOKENS_HEADER = "x-flambeau-tokens"
-TRUNCATED_HEADER = "x-flambeau-truncated"
 
 BULK_ENTRIES = 8
 """A request of more rows than this is bulk work unless it says otherwise."""
@@ -169,10 +172,9 @@ class TransformersHandler:
     def handle(self, data: Sequence[object], context: HandlerContext) -> list[object]:
         """Answer each row of a batch; a `PredictionError` stands for a row without an answer."""
         requests = self.read(data, context)
-        waiting = [job for each in requests if isinstance(each, Request) for job in each.jobs]
-        while chosen := self.choose(waiting):
+        reading = [each for each in requests if isinstance(each, Request)]
+        while chosen := self.choose([job for each in reading for job in each.waiting()]):
             self.run(chosen)
-            waiting = [job for job in waiting if job.made is None and not job.request.done]
         return [
             self.result(each, context) if isinstance(each, Request) else each for each in requests
         ]
@@ -194,8 +196,10 @@ class TransformersHandler:
         """Which of the waiting jobs `run` should have next; none if none wait."""
         generates = isinstance(self._model.task, GenerationTask)
         limits = GENERATION_LIMITS if generates else self._model.engine.limits
-        self._turn += 1
-        return choose(waiting, limits, self._turn, max_requests)
+        chosen = choose(waiting, limits, self._turn, max_requests)
+        # Who is in no lane of bulk work waits for one pass of it, and no more.
+        self._turn = 0 if chosen and chosen[0].request.bulk else self._turn + 1
+        return chosen
 
     def run(self, jobs: Sequence[Job]) -> None:
         """Run the model over these jobs and settle each."""
@@ -204,9 +208,10 @@ class TransformersHandler:
         computed = time.monotonic()
         for job, one in zip(jobs, made, strict=True):
             part = job.request.settle(job, one)
-            if part is not None:
-                job.request.answer(part, self._finish(part, one))
-        tokens = sum(len(job.encoding) for job in jobs)
+            answer = None if part is None else self._finish(part, one)
+            if part is not None and answer is not None:
+                job.request.answer(part, answer)
+        tokens = sum(job.tokens for job in jobs)
         tokens += sum(len(one.ids) for one in made if isinstance(one, Generated))
         reading, self._reading = self._reading, 0.0
         phases = Phases(
@@ -222,33 +227,32 @@ class TransformersHandler:
         """A finished request's result, with the headers that its answer gets."""
         if request.error is not None:
             return request.error
-        answers = [part.answer for part in request.parts if part.answer is not None]
-        usage = [answer.usage for answer in answers]
-        value = self._model.task.assemble([answer.value for answer in answers], request.options)
+        value = request.assemble(self._model.task)
         if request.options.parameters.details:
-            told: list[JsonValue] = [msgspec.structs.asdict(each) for each in usage]
+            told: list[JsonValue] = [msgspec.structs.asdict(each) for each in request.usage()]
             value = {"outputs": value, "usage": told if request.inputs.many else told[0]}
-        tokens = sum(each.tokens for each in usage)
-        truncated = any(each.truncated for each in usage)
         index = request.index
-        context.set_response_header(index, TOKENS_HEADER, str(tokens))
-        context.set_response_header(index, TRUNCATED_HEADER, "true" if truncated else "false")
+        for name, text in request.headers().items():
+            context.set_response_header(index, name, text)
         content_type = "text/plain; charset=utf-8" if isinstance(value, str) else "application/json"
         context.set_response_content_type(index, content_type)
         return value
 
     def _parse(self, index: int, row: object, context: HandlerContext) -> Request | PredictionError:
-        if context.get_request_header(index, "explain") == "True":
-            return _no_explanations()
+        header = context.get_request_header(index, OUTPUT_HEADER)
         try:
-            inputs = self._model.task.parse(read_row(index, row, context))
-            shape = self._read_shape(context.get_request_header(index, OUTPUT_HEADER), inputs)
-            request = Request(
-                index, inputs, AnswerOptions(shape, inputs.parameters, inputs.pipeline, inputs.many)
-            )
+            value = read_row(index, row, context)
             lane = read_lane(context.get_request_header(index, LANE_HEADER))
+            if context.get_request_header(index, "explain") == "True":
+                read = read_explanation(self._model.task, value)
+                shape = self._read_shape(header, read.inputs)
+                return Explanation(index, read, shape, self._model, MAX_REQUEST_TOKENS)
+            inputs = self._model.task.parse(value)
+            shape = self._read_shape(header, inputs)
         except PredictionError as error:
             return with_form_hint(error) if is_form(row) else error
+        options = AnswerOptions(shape, inputs.parameters, inputs.pipeline, inputs.many)
+        request = Request(index, inputs, options)
         request.bulk = None if lane is None else lane == "bulk"
         return request
 
@@ -309,7 +313,7 @@ class TransformersHandler:
                     request.error = self._model.task.invalid("the text has no tokens")
                     return
                 kept.append(each)
-            parts.append(Part(request, entry, of_entry, kept))
+            parts.append(request.part(entry, of_entry, kept))
         jobs = [job for part in parts for of_row in part.jobs for job in of_row]
         cost = sum(map(self._cost, jobs))
         if len(jobs) > 1 and cost > MAX_REQUEST_TOKENS:
@@ -334,20 +338,27 @@ class TransformersHandler:
     def _compute(self, jobs: Sequence[Job]) -> Sequence[Made]:
         """Run the model over all jobs."""
         task = self._model.task
+        if isinstance(jobs[0], GradientJob):
+            return [jobs[0].run()]
         if isinstance(task, GenerationTask):
             return run_isolated(self._generate, jobs)
         return run_distinct(
             lambda part: self._model.engine.forward([job.sequence for job in part]), jobs
         )
 
-    def _finish(self, part: Part, made: Made) -> Answer | PredictionError:
-        """A complete entry's answer; `made` is what the model made of its last job."""
+    def _finish(self, part: Part, made: Made) -> Answer | PredictionError | None:
+        """A complete entry's answer; `made` is what the model made of its last job.
+
+        None: it has new jobs, as an explanation does.
+        """
         task = self._model.task
         if isinstance(made, Generated):
             assert isinstance(task, GenerationTask)
             return self._continue(task, part, made)
         assert isinstance(task, ForwardTask)
-        return _postprocess(task, part)
+        if isinstance(part, ExplainedPart):
+            return guarded(task, part.advance)
+        return guarded(task, lambda: postprocess(task, part))
 
     def _generate(self, jobs: Sequence[Job]) -> list[Generated]:
         return generate(
@@ -376,30 +387,6 @@ def _rows(task: BaseTask, entry: Any, parameters: Any) -> Sequence[Row]:
     return task.rows(entry, parameters) if isinstance(task, ForwardTask) else [entry]
 
 
-def _postprocess(task: ForwardTask, part: Part) -> Answer | PredictionError:
-    try:
-        rows = part.outputs()
-        arrays = (
-            array for row in rows for window in row.windows for array in window.outputs.values()
-        )
-        if not all(np.isfinite(array).all() for array in arrays):
-            return PredictionError(
-                "The model gave values that are no numbers (NaN or infinite) for this input."
-                " Its weights or its precision are broken."
-            )
-        value = task.postprocess(rows, part.entry, part.request.options)
-    except PredictionError as error:  # what only the model's output could tell
-        return error
-    except Exception as error:  # noqa: BLE001 - as in run_isolated
-        # The message may quote the text; where it was raised does not.
-        where = "".join(traceback.format_tb(error.__traceback__))
-        logger.error("%s made no answer: %s\n%s", task.name, type(error).__name__, where)  # noqa: TRY400 - see above
-        return PredictionError(
-            f"No answer could be made of the model's output ({type(error).__name__})."
-        )
-    return Answer(value, part.usage())
-
-
 def read_lane(header: object) -> str | None:
     """The lane that a request asks for. Raises `PredictionError` for one that there is not."""
     if not isinstance(header, str) or not header.strip():
@@ -411,14 +398,6 @@ def read_lane(header: object) -> str | None:
             ErrorKind.INVALID_INPUT,
         )
     return lane
-
-
-def _no_explanations() -> PredictionError:
-    return PredictionError(
-        "Explanations are not supported by the native handler yet; handler_mode: as-is in the"
-        " archive's configuration runs the archive's own handler, which may explain.",
-        status=501,
-    )
 
 
 def _gpu_index(value: object) -> int | None:

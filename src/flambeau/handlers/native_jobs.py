@@ -6,15 +6,17 @@ and a row one window or several. Each window is a job: chosen and run like that 
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import msgspec
 
+from flambeau.engines.attribution import NoGradientsError, PathPoint
 from flambeau.engines.base import Generated, Outputs, RowLimits, TokenSequence, group_by_length
 from flambeau.errors import ErrorKind, PredictionError
 from flambeau.handlers.failures import breaks_device
 from flambeau.tasks.base import (
     AnswerOptions,
+    BaseTask,
     Encoding,
     Inputs,
     Reading,
@@ -29,9 +31,12 @@ logger = logging.getLogger(__name__)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-Made = Generated | Outputs | PredictionError
+Made = Generated | Outputs | list[PathPoint] | NoGradientsError | PredictionError
 """What a model makes of a job."""
 _GONE: Outputs = {}
+
+TOKENS_HEADER = "x-flambeau-tokens"
+TRUNCATED_HEADER = "x-flambeau-truncated"
 
 PATIENCE = 3
 """So many micro-batches may overtake a job, because its text is longer; then its turn has come."""
@@ -57,6 +62,8 @@ class Job:
     """One window of a row: what is chosen and run. `made` is None until it has run."""
 
     __slots__ = ("encoding", "made", "overtaken", "part", "sequence")
+    alone: ClassVar[bool] = False
+    """Whether it is a pass of its own, which no other job can share."""
 
     def __init__(self, part: "Part", encoding: Encoding) -> None:
         self.part = part
@@ -76,6 +83,11 @@ class Job:
     def options(self) -> AnswerOptions:
         """How the request wants its answers."""
         return self.part.request.options
+
+    @property
+    def tokens(self) -> int:
+        """What running it costs."""
+        return len(self.encoding)
 
     @property
     def text_key(self) -> object:
@@ -155,6 +167,32 @@ class Request:
         self.parts = parts
         self.left = len(parts)
 
+    def waiting(self) -> list[Job]:
+        """What of it is to be run now."""
+        return [] if self.done else [job for job in self.jobs if job.made is None]
+
+    def part(self, entry: Any, rows: Sequence[Row], readings: Sequence[Reading]) -> Part:
+        """An entry of it, tokenised."""
+        return Part(self, entry, rows, readings)
+
+    def usage(self) -> list[Usage]:
+        """What each answered entry took."""
+        return [part.answer.usage for part in self.parts if part.answer is not None]
+
+    def assemble(self, task: BaseTask) -> JsonValue:
+        """Its answer, from those of its entries."""
+        answers = [part.answer.value for part in self.parts if part.answer is not None]
+        return task.assemble(answers, self.options)
+
+    def headers(self) -> dict[str, str]:
+        """What its answer's headers say of how it was made."""
+        usage = self.usage()
+        truncated = any(each.truncated for each in usage)
+        return {
+            TOKENS_HEADER: str(sum(each.tokens for each in usage)),
+            TRUNCATED_HEADER: "true" if truncated else "false",
+        }
+
     def tokens(self) -> int:
         """What was read and generated for it."""
         return sum(
@@ -197,12 +235,7 @@ def choose(
     lane = bulk if bulk and (not single or turn % BULK_TURN == BULK_TURN - 1) else single
     if not lane:
         return []
-    if limits is None:
-        groups = [
-            [index] for index in sorted(range(len(lane)), key=lambda i: len(lane[i].sequence))
-        ]
-    else:
-        groups = group_by_length([len(job.sequence) for job in lane], limits)
+    groups = _groups(lane, limits)
     late = next((index for index, job in enumerate(lane) if job.overtaken >= PATIENCE), None)
     group = groups[0] if late is None else next(each for each in groups if late in each)
     chosen = [lane[index] for index in group]
@@ -213,6 +246,18 @@ def choose(
     for job in lane:
         job.overtaken += id(job) not in taken
     return chosen
+
+
+def _groups(lane: Sequence[Job], limits: RowLimits | None) -> list[list[int]]:
+    """Indices of jobs that may share a pass: the shortest first, then what needs a pass alone."""
+    shared = [index for index, job in enumerate(lane) if not job.alone]
+    lengths = [len(lane[index].sequence) for index in shared]
+    if limits is None:
+        groups = [[place] for place in sorted(range(len(shared)), key=lengths.__getitem__)]
+    else:
+        groups = group_by_length(lengths, limits)
+    alone = [[index] for index, job in enumerate(lane) if job.alone]
+    return [[shared[place] for place in group] for group in groups] + alone
 
 
 def _of_requests(jobs: list[Job], most: int) -> list[Job]:

@@ -59,9 +59,7 @@ class NativeRun:
     def jobs(self) -> Iterator[Job]:
         """The texts that have not run."""
         for request in self.requests:
-            for job in request.jobs:
-                if job.made is None:
-                    yield job
+            yield from request.waiting()
 
 
 class NativeRuns:

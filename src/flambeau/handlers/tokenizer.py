@@ -61,6 +61,7 @@ class TextTokenizer:
         self._has_type_ids = not isinstance(names, list) or "token_type_ids" in names
         self._cuts_left = task.truncation_side == "left"
         self._pair_strategy = task.truncation
+        self._source = source
         self._tokenizer = source.tokenizer
         special = self._tokenizer.num_special_tokens_to_add(task.truncation == "only_second")
         if max_length <= special:
@@ -88,6 +89,11 @@ class TextTokenizer:
         except Exception:  # noqa: BLE001 - the library raises plain Exception; sorted out one by one
             return [self._read_alone(row) for row in given]
         return [self._read(row, full) for row, full in zip(given, encodings, strict=True)]
+
+    def stand_in(self, *names: str) -> int:
+        """The id of the first of these special tokens that there is; else of padding, else 0."""
+        found = (self._source.token_id(name) for name in names)
+        return next((each for each in found if each is not None), self.pad_id or 0)
 
     def decode_after(self, prompt: Sequence[int], ids: Sequence[int]) -> str:
         """The text of tokens that follow a prompt's, without special ones.

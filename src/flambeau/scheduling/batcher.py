@@ -76,10 +76,13 @@ class Batcher:
         if self._ticket and len(self.source) >= self._tickets():
             raise no_worker_error(self._name, None)
         entry.tokens = self.cost.tokens(entry.size)
-        if entry.lane is not None:
+        pass_tokens = self._pool.pass_tokens()
+        if pass_tokens and entry.request.headers.get("explain") == "True":
+            entry.bulk = True  # of many passes, whatever its size
+        elif entry.lane is not None:
             entry.bulk = entry.lane == "bulk"
         else:
-            large = 0 < self._pool.pass_tokens() < entry.tokens
+            large = 0 < pass_tokens < entry.tokens
             entry.bulk = large and entry.size > MIN_BULK_BYTES
         self.source.put(entry)
         self._idle.clear()

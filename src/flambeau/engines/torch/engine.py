@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from flambeau.cost import CostModel
-from flambeau.engines.attribution import EmbeddingPath, PathPoint
+from flambeau.engines.attribution import EmbeddingPath, NoGradientsError, PathPoint
 from flambeau.engines.base import (
     CPU_LIMITS,
     GPU_LIMITS,
@@ -33,6 +33,7 @@ from flambeau.engines.torch.gradients import GradientModel, twin
 from flambeau.engines.torch.loading import load_model, takes_type_ids
 from flambeau.engines.torch.packing import PackedForward, packed_forward
 from flambeau.engines.torch.precision import apply_precision
+from flambeau.errors import LoadError
 from flambeau.types import Precision
 
 CPU_BUDGET = (64, 1_024)
@@ -148,7 +149,10 @@ class Engine:
         """Made when it is first asked for: most models never are."""
         if self._gradients is None:
             if self.precision == "int8":  # whose products have no gradients
-                model = load_model(self._source, self.device)
+                try:
+                    model = load_model(self._source, self.device)
+                except LoadError as error:  # of files that were removed since
+                    raise NoGradientsError(f"int8 weights alone are here: {error}") from error
                 model.config.pad_token_id = self._model.config.pad_token_id
             else:
                 model = twin(self._model, self._attention)

@@ -3,7 +3,12 @@
 from flambeau.tasks.base.binary import NotAFileError, file_bytes, is_json
 from flambeau.tasks.base.generation import Continuation, GenerationParameters, GenerationTask
 from flambeau.tasks.base.inference import infer_task
-from flambeau.tasks.base.parameters import BaseParameters, WrongParameterError, read_parameters
+from flambeau.tasks.base.parameters import (
+    BaseParameters,
+    WrongParameterError,
+    read_parameters,
+    shown,
+)
 from flambeau.tasks.base.parsing import (
     RowValue,
     decode_text,
@@ -74,6 +79,7 @@ __all__ = [
     "parse_structured_text",
     "read_parameters",
     "require_unicode",
+    "shown",
     "sigmoid",
     "softmax",
     "text_tokens",
