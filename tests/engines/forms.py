@@ -17,6 +17,7 @@ OUTPUTS: dict[TaskName, tuple[str, ...]] = {
     "text-classification": ("logits",),
     "token-classification": ("logits",),
     "question-answering": ("start_logits", "end_logits"),
+    "fill-mask": ("logits",),
 }
 LABELS = ["O", "B-PER", "I-PER"]
 

@@ -28,13 +28,16 @@ class TokenSequence(msgspec.Struct, frozen=True):
     """One row for the model. `type_ids` is empty where the tokenizer has none.
 
     What is no text has `arrays` in place of ids, named as the model's `forward` names them, without
-    the batch's axis; `cost` is about how many tokens would take as long.
+    the batch's axis; `cost` is about how many tokens would take as long. `wanted` are the tokens
+    whose outputs are needed, of a model that gives some per token; None: all. Outputs then are
+    `[wanted, …]`.
     """
 
     ids: list[int]
     type_ids: list[int] = []
     arrays: Mapping[str, npt.NDArray[np.float32]] = {}
     cost: int = 0
+    wanted: list[int] | None = None
 
     def __len__(self) -> int:
         return self.cost or len(self.ids)
@@ -70,6 +73,11 @@ class ModelSource(msgspec.Struct, frozen=True):
     def per_token(self) -> bool:
         """Whether the model gives values for each token and not for the text as a whole."""
         return self.task not in _WHOLE
+
+    @property
+    def wide(self) -> bool:
+        """Whether it gives, for a token, a number for each one of the vocabulary."""
+        return self.task == "fill-mask"
 
 
 _WHOLE = frozenset(
@@ -227,17 +235,29 @@ def pick_device(gpu: int | None, *, cuda_available: bool) -> str:
     return f"cuda:{gpu}" if gpu is not None and cuda_available else "cpu"
 
 
+LARGEST_OUTPUT = 256 << 20
+"""Bytes that the outputs of a pass may have where many numbers are given for each token."""
+
+
+def narrowed(limits: RowLimits, width: int, largest: int = LARGEST_OUTPUT) -> RowLimits:
+    """Limits that suit a model that gives `width` numbers for each token, such as a vocabulary's."""
+    most = max(1, largest // (4 * max(1, width)))
+    return msgspec.structs.replace(limits, max_tokens=min(limits.max_tokens, most))
+
+
 def forward_in_groups(
     sequences: Sequence[TokenSequence],
     limits: RowLimits | None,
     run: Callable[[list[TokenSequence]], dict[str, npt.NDArray[np.float32]]],
     *,
     per_token: bool,
+    chosen: bool = False,
 ) -> list[Outputs]:
     """Run sequences of near lengths together; cut the padding off and put outputs in order.
 
     `run` gives arrays `[rows, …]`. No limits: one row at a time. `per_token`: the second axis is
-    the row's tokens, or, for packed rows, the first is the tokens of all.
+    the row's tokens, or, for packed rows, the first is the tokens of all. `chosen`: of rows that
+    want some tokens' outputs alone, the first axis is those tokens of all.
     """
     if limits is None:
         groups = [[index] for index in range(len(sequences))]
@@ -246,9 +266,18 @@ def forward_in_groups(
     packed = limits is not None and limits.packed
     outputs: dict[int, Outputs] = {}
     for group in groups:
-        arrays = run([sequences[index] for index in group])
-        lengths = [len(sequences[index]) for index in group]
-        outputs.update(zip(group, _split(arrays, lengths, per_token, packed), strict=True))
+        rows = [sequences[index] for index in group]
+        arrays = run(rows)
+        if per_token and only_some(rows):
+            if not chosen:
+                places = wanted_places(rows, packed=packed)
+                arrays = {
+                    name: array[places[1] if packed else places] for name, array in arrays.items()
+                }
+            made = _split(arrays, [len(row.wanted or ()) for row in rows], True, True)
+        else:
+            made = _split(arrays, [len(row) for row in rows], per_token, packed)
+        outputs.update(zip(group, made, strict=True))
     return [outputs[index] for index in range(len(sequences))]
 
 
@@ -265,6 +294,23 @@ def _split(
         else:
             yield {name: array[row][:length] for name, array in arrays.items()}
         start += length
+
+
+def only_some(rows: Sequence[TokenSequence]) -> bool:
+    """Whether of all of these rows the outputs of some tokens alone are wanted."""
+    return all(row.wanted is not None for row in rows)
+
+
+def wanted_places(
+    rows: Sequence[TokenSequence], *, packed: bool
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Rows and columns of the tokens that are wanted; packed rows are all one row."""
+    counts = [len(row.wanted or ()) for row in rows]
+    columns = np.array([place for row in rows for place in row.wanted or ()], dtype=np.int64)
+    if not packed:
+        return np.repeat(np.arange(len(rows)), counts), columns
+    starts = np.cumsum([0, *map(len, rows)])[:-1]
+    return np.zeros(len(columns), np.int64), columns + np.repeat(starts, counts)
 
 
 def generate_in_groups(
@@ -302,14 +348,15 @@ def until_end(ids: Sequence[int], eos_ids: Sequence[int]) -> Generated:
 class Graph(msgspec.Struct, frozen=True):
     """An exported model's interface: the axes of its inputs, and its outputs in their order.
 
-    An axis is None where it takes any size. `ranks` are the outputs' numbers of axes, None where
-    the graph does not say.
+    An axis is None where it takes any size. `ranks` are the outputs' numbers of axes, and `widths`
+    their last axes' sizes, None where the graph does not say.
     """
 
     file: Path
     inputs: Mapping[str, tuple[int | None, ...]]
     outputs: tuple[str, ...]
     ranks: tuple[int | None, ...]
+    widths: tuple[int | None, ...] = ()
 
     def check(self) -> None:
         """Raise `LoadError` for inputs that nobody can give it."""
@@ -337,7 +384,7 @@ class Graph(msgspec.Struct, frozen=True):
             places = tuple(self.outputs.index(name) for name in wanted)
         else:
             places = tuple(range(len(wanted)))
-        rank = 3 if source.task == "token-classification" else 2
+        rank = 3 if source.task in ("token-classification", "fill-mask") else 2
         ranks = [self.ranks[place] for place in places if place < len(self.ranks)]
         hidden = "last_hidden_state" in self.outputs
         if hidden or len(ranks) < len(wanted) or any(found not in (rank, None) for found in ranks):
@@ -361,7 +408,9 @@ class Graph(msgspec.Struct, frozen=True):
 
     def limits(self, source: ModelSource, limits: RowLimits) -> RowLimits | None:
         """`limits`, or None where rows cannot be padded: without a mask or an id to fill with."""
-        return limits if "attention_mask" in self.inputs and source.pad_id is not None else None
+        if "attention_mask" not in self.inputs or source.pad_id is None:
+            return None
+        return narrowed(limits, max([width or 1 for width in self.widths], default=1))
 
 
 _GRAPH_INPUTS = frozenset({"input_ids", "attention_mask", "token_type_ids", "position_ids"})

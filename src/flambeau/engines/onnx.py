@@ -127,4 +127,8 @@ def _describe(file: Path, session: Any) -> Graph:
         },
         outputs=tuple(one.name for one in session.get_outputs()),
         ranks=tuple(len(one.shape) if one.shape else None for one in session.get_outputs()),
+        widths=tuple(
+            one.shape[-1] if one.shape and isinstance(one.shape[-1], int) else None
+            for one in session.get_outputs()
+        ),
     )

@@ -148,9 +148,16 @@ def _describe(file: Path, model: Any) -> Graph:
         for port in model.inputs
     }
     ranks = [port.partial_shape.rank for port in model.outputs]
+    lasts = [
+        None if rank.is_dynamic or not rank.get_length() else port.partial_shape[-1]
+        for rank, port in zip(ranks, model.outputs, strict=True)
+    ]
     return Graph(
         file=file,
         inputs=inputs,
         outputs=tuple(min(port.names, default="") for port in model.outputs),
         ranks=tuple(None if rank.is_dynamic else rank.get_length() for rank in ranks),
+        widths=tuple(
+            None if last is None or last.is_dynamic else last.get_length() for last in lasts
+        ),
     )

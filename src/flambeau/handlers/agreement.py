@@ -9,6 +9,9 @@ import numpy.typing as npt
 from flambeau.tasks.base import Arrays
 from flambeau.types import TaskName
 
+_TOKENS = frozenset({"token-classification", "fill-mask"})
+"""Tasks in which each token has a label of its own."""
+
 Array = npt.NDArray[np.float32]
 
 
@@ -48,7 +51,7 @@ def compare(
             scores.append(float(np.abs(left - right).max()))
             cosines.append(_cosine(left, right))
         same = np.logical_and.reduce(agrees)
-        equal.append(same.ravel() if task == "token-classification" else same.all(keepdims=True))
+        equal.append(same.ravel() if task in _TOKENS else same.all(keepdims=True))
     flat = np.concatenate([one.ravel() for one in equal]) if equal else np.ones(1, dtype=bool)
     return Agreement(
         labels=float(flat.mean()),

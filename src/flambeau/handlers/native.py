@@ -31,6 +31,7 @@ from flambeau.handlers.native_jobs import (
     choose,
     run_distinct,
     run_isolated,
+    with_wanted,
 )
 from flambeau.handlers.native_model import Device, NativeModel, load_model
 from flambeau.handlers.native_request import is_form, read_row, with_form_hint
@@ -312,7 +313,7 @@ class TransformersHandler:
                 if not len(each.windows[0]):
                     request.error = self._model.task.invalid("the text has no tokens")
                     return
-                kept.append(each)
+                kept.append(with_wanted(self._model.task, each))
             parts.append(request.part(entry, of_entry, kept))
         jobs = [job for part in parts for of_row in part.jobs for job in of_row]
         cost = sum(map(self._cost, jobs))

@@ -18,6 +18,7 @@ from flambeau.tasks.base import (
     AnswerOptions,
     BaseTask,
     Encoding,
+    ForwardTask,
     Inputs,
     Reading,
     Row,
@@ -58,6 +59,26 @@ class Answer(msgspec.Struct, frozen=True):
     usage: Usage
 
 
+def sequence_of(encoding: Encoding) -> TokenSequence:
+    """What an engine gets of a window."""
+    return TokenSequence(
+        encoding.ids, encoding.type_ids, encoding.arrays, encoding.cost, encoding.wanted
+    )
+
+
+def with_wanted(task: BaseTask, reading: Reading) -> Reading:
+    """A reading whose windows say which tokens' outputs the task needs."""
+    if not isinstance(task, ForwardTask):
+        return reading
+    windows = [
+        window
+        if (wanted := task.wanted(window)) is None
+        else msgspec.structs.replace(window, wanted=wanted)
+        for window in reading.windows
+    ]
+    return msgspec.structs.replace(reading, windows=windows)
+
+
 class Job:
     """One window of a row: what is chosen and run. `made` is None until it has run."""
 
@@ -68,9 +89,7 @@ class Job:
     def __init__(self, part: "Part", encoding: Encoding) -> None:
         self.part = part
         self.encoding = encoding
-        self.sequence = TokenSequence(
-            encoding.ids, encoding.type_ids, encoding.arrays, encoding.cost
-        )
+        self.sequence = sequence_of(encoding)
         self.overtaken = 0
         self.made: Made | None = None
 

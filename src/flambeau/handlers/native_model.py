@@ -9,11 +9,12 @@ import msgspec
 
 from flambeau import engines, tasks
 from flambeau.archive.graphs import GRAPH_SUFFIXES
-from flambeau.engines.base import Engine, GenerationSettings, ModelSource, TokenSequence
+from flambeau.engines.base import Engine, GenerationSettings, ModelSource
 from flambeau.errors import ConfigError, LoadError, PredictionError, first_line
 from flambeau.handlers.choice import NotShareableError
 from flambeau.handlers.labels import read_labels, warn_missing_labels
 from flambeau.handlers.media import RowReader, load_audio_reader, load_image_reader
+from flambeau.handlers.native_jobs import sequence_of, with_wanted
 from flambeau.handlers.settings import HandlerSettings, read_json_object, read_settings
 from flambeau.handlers.tokenizer import TextTokenizer
 from flambeau.handlers.tokenizer_files import load_tokenizer, model_positions
@@ -134,12 +135,14 @@ def load_parts(
     task_class = tasks.load(settings.task)
     labels = read_labels(model_dir, config)
     problem_type = config.get("problem_type")
+    tokenizer = load_tokenizer(model_dir, settings, config, task_class)
     task = task_class(
         Head(
             labels or [],
             problem_type if isinstance(problem_type, str) else None,
             config,
             str(model_dir),
+            tokenizer.vocabulary,
         )
     )
     reader = _load_reader(model_dir, settings, config, task_class)
@@ -172,7 +175,7 @@ def _load_reader(
 
 def _warm_up(model: NativeModel, labels: list[str] | None) -> None:
     """Run the task's example, so that a model that cannot run fails here and not in use."""
-    inputs = model.task.parse(model.task.example)
+    inputs = model.task.parse(model.task.sample())
     row = inputs.entries[0]
     if isinstance(model.task, ForwardTask):
         row = model.task.rows(row, inputs.parameters)[0]
@@ -180,8 +183,7 @@ def _warm_up(model: NativeModel, labels: list[str] | None) -> None:
     if isinstance(reading, PredictionError):
         # A max_length too small for the example may still suit the user's texts.
         return
-    encoding = reading.windows[0]
-    sequence = TokenSequence(encoding.ids, encoding.type_ids, encoding.arrays, encoding.cost)
+    sequence = sequence_of(with_wanted(model.task, reading).windows[0])
     try:
         if isinstance(model.task, GenerationTask):
             model.engine.generate([sequence], [GenerationSettings(1, do_sample=False)])

@@ -33,6 +33,16 @@ MAX_CHARS = 1_000_000
 """The longest text, in characters, that is read in windows or counted to be refused."""
 
 
+QUESTION_STRIDE = 128
+"""Tokens that two windows share where a question stands in each, at most; else half a window."""
+
+_JOINED = (
+    (" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"),
+    (" n't", "n't"), (" 'm", "'m"), (" 's", "'s"), (" 've", "'ve"), (" 're", "'re"),
+)  # fmt: skip
+"""What `clean_up_tokenization_spaces` stands for, in Transformers' order."""
+
+
 class TokenizerSource(msgspec.Struct, frozen=True):
     """A tokenizer as it was found, and its `tokenizer_config.json`."""
 
@@ -46,6 +56,57 @@ class TokenizerSource(msgspec.Struct, frozen=True):
             token = token.get("content")
         return self.tokenizer.token_to_id(token) if isinstance(token, str) else None
 
+    @property
+    def pads_left(self) -> bool:
+        """Whether short rows are filled up at their start, as XLNet's are."""
+        side = self.config.get("padding_side")
+        if side is None:
+            return str(self.config.get("tokenizer_class")).startswith("XLNet")
+        return side == "left"
+
+
+class TokenizerVocabulary:
+    """What tasks may ask of a tokenizer: see `tasks.base.Vocabulary`."""
+
+    def __init__(self, source: TokenizerSource) -> None:
+        self._tokenizer = source.tokenizer
+        self._cleans = bool(source.config.get("clean_up_tokenization_spaces"))
+        self.mask_id = _special_id(source, "mask_token", "[MASK]", "<mask>")
+        self.mask = None if self.mask_id is None else self.token(self.mask_id)
+        self.pad_id = _special_id(source, "pad_token", "[PAD]", "<pad>")
+        # Llama's <s> begins a text and does not stand for it: its configuration names it so.
+        begins = "bos_token" in source.config
+        self.cls_id = _special_id(source, "cls_token", "[CLS]", *(() if begins else ("<s>",)))
+
+    def find(self, token: str) -> int | None:
+        """The id of a token, spelled as in the vocabulary."""
+        return self._tokenizer.token_to_id(token)
+
+    def first(self, text: str) -> int | None:
+        """The first token of a text, special ones aside."""
+        ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids[0] if ids else None
+
+    def token(self, index: int) -> str:
+        """The token with this id; "" where there is none."""
+        return self._tokenizer.id_to_token(index) or ""
+
+    def decode(self, ids: Sequence[int], *, skip_special: bool = False) -> str:
+        """The text of tokens, with the spaces of English joined where the tokenizer asks for it."""
+        text = self._tokenizer.decode(list(ids), skip_special_tokens=skip_special)
+        if self._cleans:
+            for apart, joined in _JOINED:
+                text = text.replace(apart, joined)
+        return text
+
+
+def _special_id(source: TokenizerSource, name: str, *usual: str) -> int | None:
+    """A special token's id: as the configuration says, else by its usual spellings."""
+    if name in source.config:
+        return source.token_id(name)
+    ids = map(source.tokenizer.token_to_id, usual)
+    return next((found for found in ids if found is not None), None)
+
 
 class TextTokenizer:
     """Texts to tokens and back, with truncation that is noticed."""
@@ -58,11 +119,13 @@ class TextTokenizer:
         self.pad_id = pad_id
         self.eos_id = source.token_id("eos_token")
         names = source.config.get("model_input_names")
+        self._context_first = task.truncation == "only_second" and source.pads_left
         self._has_type_ids = not isinstance(names, list) or "token_type_ids" in names
         self._cuts_left = task.truncation_side == "left"
         self._pair_strategy = task.truncation
         self._source = source
         self._tokenizer = source.tokenizer
+        self.vocabulary = TokenizerVocabulary(source)
         special = self._tokenizer.num_special_tokens_to_add(task.truncation == "only_second")
         if max_length <= special:
             raise LoadError(
@@ -119,7 +182,7 @@ class TextTokenizer:
         if clipped:
             text = text[-most:] if self._cuts_left else text[:most]
             pair = pair[:most] if pair is not None else None
-        return _Given(text, pair, rule, limit, clipped)
+        return _Given(text, pair, rule, limit, clipped, self._context_first)
 
     def _read_alone(self, given: "_Given") -> Reading | PredictionError:
         try:
@@ -133,48 +196,56 @@ class TextTokenizer:
         if length <= given.limit and not given.clipped:
             used = len(given.text) + len(given.pair or "")
             return Reading([self._to_record(full)], length, used)
+        strategy: str = self._pair_strategy
+        if self._context_first:
+            strategy = "only_first"
         if given.rule.truncation == "cut":
-            windows = self._windows(given, self._pair_strategy, 0)
+            windows = self._windows(given, full, strategy, 0)
             kept = windows if isinstance(windows, PredictionError) else windows[:1]
         elif given.rule.truncation == "refuse" or given.clipped:
             return _too_long(given, length)
         else:
-            strategy: str = self._pair_strategy
             if given.pair and strategy == "longest_first":
                 first = full.sequence_ids.count(0)
                 strategy = "only_second" if full.sequence_ids.count(1) > first else "only_first"
-            stride = given.rule.stride
-            kept = self._windows(given, strategy, given.limit // 4 if stride is None else stride)
+            kept = self._windows(given, full, strategy, given.rule.stride)
         if isinstance(kept, PredictionError):
             return kept
         used = sum(self._used(given, kept, part) for part in (0, 1))
         return Reading(kept, length, used, truncated=given.rule.truncation == "cut")
 
     def _windows(
-        self, given: "_Given", strategy: str, stride: int
+        self, given: "_Given", full: "LibraryEncoding", strategy: str, stride: int | None
     ) -> list[Encoding] | PredictionError:
         """The first window of a row that is too long, and those after it."""
         special = self._tokenizer.num_special_tokens_to_add(given.pair is not None)
-        if stride and stride >= given.limit - special:
-            return _invalid(
-                f"'stride' is {stride}, but of a window's {given.limit} tokens only"
-                f" {given.limit - special} are of the text: set a smaller one"
-            )
-        side = "left" if self._cuts_left else "right"
         if given.pair is None:
             strategy = "longest_first"
+        whole = {"only_first": 1, "only_second": 0}.get(strategy)
+        repeated = 0 if whole is None else full.sequence_ids.count(whole)
+        room = given.limit - special - repeated
+        questions = self._pair_strategy == "only_second"
+        if room < 1:
+            return _invalid(
+                f"the {'question' if questions else 'shorter text'} alone is longer than the"
+                f" {given.limit} tokens {'of a window' if questions else 'that the model reads'}:"
+                f" it has {repeated}, besides {special} special ones. Shorten it"
+            )
+        if stride is None:
+            usual = min(given.limit // 2, QUESTION_STRIDE) if questions else given.limit // 4
+            stride = usual if usual < room else room // 2
+        elif stride >= room and stride:
+            name = "doc_stride" if questions else "stride"
+            return _invalid(
+                f"'{name}' is {stride}, but of a window's {given.limit} tokens only {room} are of"
+                f" the text: set a smaller one"
+            )
+        side = "left" if self._cuts_left else "right"
         try:
             self._tokenizer.enable_truncation(
                 given.limit, stride=stride, strategy=strategy, direction=side
             )
             first = self._tokenizer.encode_batch([given.text_or_pair])[0]
-        except BaseException as error:  # the library panics where a stride leaves nothing
-            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-                raise
-            return _invalid(
-                f"the {'question' if self._pair_strategy == 'only_second' else 'shorter text'}"
-                f" alone is longer than the {given.limit} tokens that the model reads. Shorten it"
-            )
         finally:
             self._tokenizer.no_truncation()
         return [self._to_record(each) for each in (first, *first.overflowing)]
@@ -200,22 +271,33 @@ class TextTokenizer:
             tokens=encoding.tokens,
             offsets=encoding.offsets,
             words=encoding.word_ids,
-            parts=encoding.sequence_ids,
+            parts=_swapped(encoding.sequence_ids) if self._context_first else encoding.sequence_ids,
         )
 
 
 class _Given(msgspec.Struct, frozen=True):
-    """A row, how it is to be brought to size, and whether characters were left out already."""
+    """A row, how it is to be brought to size, and whether characters were left out already.
+
+    `pair_first`: the pair stands before the text.
+    """
 
     text: str
     pair: str | None
     rule: WindowRule
     limit: int
     clipped: bool
+    pair_first: bool
 
     @property
     def text_or_pair(self) -> str | tuple[str, str]:
-        return self.text if self.pair is None else (self.text, self.pair)
+        if self.pair is None:
+            return self.text
+        return (self.pair, self.text) if self.pair_first else (self.text, self.pair)
+
+
+def _swapped(parts: list[int | None]) -> list[int | None]:
+    """Parts as the task numbers them, where the pair stands before the text."""
+    return [None if part is None else 1 - part for part in parts]
 
 
 def _too_long(given: _Given, length: int) -> PredictionError:

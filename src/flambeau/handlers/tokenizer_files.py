@@ -147,6 +147,10 @@ def _from_transformers(name: str, settings: HandlerSettings, *, local: bool) -> 
         "model_input_names": list(found.model_input_names),
         "pad_token": found.pad_token,
         "eos_token": found.eos_token,
+        "mask_token": found.mask_token,
+        "cls_token": found.cls_token,
+        "padding_side": found.padding_side,
+        "clean_up_tokenization_spaces": found.clean_up_tokenization_spaces,
     }
     return TokenizerSource(backend, config)
 

@@ -60,6 +60,7 @@ _HEADS: Mapping[TaskName, str] = {
     "text-classification": "ForSequenceClassification",
     "token-classification": "ForTokenClassification",
     "question-answering": "ForQuestionAnswering",
+    "fill-mask": "ForMaskedLM",
     "text-generation": "LMHeadModel",
 }
 _CLASSES = {"bert": "Bert", "roberta": "Roberta", "distilbert": "DistilBert", "gpt2": "GPT2"}
@@ -89,7 +90,7 @@ def tiny_model(
         json.dumps(_tokenizer_settings(architecture), indent=2)
     )
     options = _sizes(architecture, tokenizer.get_vocab_size())
-    if labels and task != "question-answering":
+    if labels and task not in ("question-answering", "fill-mask"):
         options["id2label"] = dict(enumerate(labels))
         options["label2id"] = {label: index for index, label in enumerate(labels)}
     name = _CLASSES[architecture]

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from flambeau.engines.attribution import EmbeddingPath, NoGradientsError, PathPo
 from flambeau.engines.base import (
     CPU_LIMITS,
     GPU_LIMITS,
+    LARGEST_OUTPUT,
     MEDIA_TASKS,
     Generated,
     GenerationSettings,
@@ -24,6 +25,8 @@ from flambeau.engines.base import (
     count_padding,
     forward_in_groups,
     generate_in_groups,
+    narrowed,
+    only_some,
     pad_rows,
     pick_device,
     row_mask,
@@ -33,6 +36,7 @@ from flambeau.engines.torch.gradients import GradientModel, twin
 from flambeau.engines.torch.loading import load_model, takes_type_ids
 from flambeau.engines.torch.packing import PackedForward, packed_forward
 from flambeau.engines.torch.precision import apply_precision
+from flambeau.engines.torch.wanted import wanted_states
 from flambeau.errors import LoadError
 from flambeau.types import Precision
 
@@ -46,6 +50,8 @@ MASKED_BUDGET = {True: 512, False: 4_096}
 
 GRADIENT_TOKENS = {True: 1_024, False: 8_192}
 """The most of a pass with gradients, whose states are all kept, on a CPU and on a GPU."""
+LARGEST_GPU_OUTPUT = 4 << 30
+"""`LARGEST_OUTPUT` on a GPU."""
 
 PROBE_TOKENS = (128, 16)
 """Sizes of the passes that are timed before the first request; what comes first also pays for what
@@ -84,6 +90,10 @@ class Engine:
         on_cpu = self.device == "cpu"
         if not on_cpu:  # first, so that what is checked is the kernel that will run
             self.precision = apply_precision(self._model, source.precision, self.device)
+        # Before rows are packed: models are asked for padded ones here.
+        self._states = (
+            wanted_states(self._model, self._forward_rows, source) if source.wide else None
+        )
         can_pack = source.outputs and not self._depends_on_company and not self._reads_arrays
         self._packed = self._pack(own_pad) if can_pack else None
         if on_cpu:
@@ -98,12 +108,18 @@ class Engine:
             highest = MASKED_BUDGET[on_cpu]
         budget = self._cost.budget(lowest, highest)
         if self._packed is not None:
-            return RowLimits(budget, 0.0, packed=True)
-        if self._reads_arrays:
-            return RowLimits(budget, 0.0)  # nothing is padded: only equal sizes go together
-        if self._source.pad_id is None or self._depends_on_company:
+            limits = RowLimits(budget, 0.0, packed=True)
+        elif self._reads_arrays:
+            limits = RowLimits(budget, 0.0)  # nothing is padded: only equal sizes go together
+        elif self._source.pad_id is None or self._depends_on_company:
             return None
-        return RowLimits(budget, (CPU_LIMITS if on_cpu else GPU_LIMITS).max_padding)
+        else:
+            limits = RowLimits(budget, (CPU_LIMITS if on_cpu else GPU_LIMITS).max_padding)
+        if not self._source.wide:
+            return limits
+        return narrowed(
+            limits, self._model.config.vocab_size, LARGEST_OUTPUT if on_cpu else LARGEST_GPU_OUTPUT
+        )
 
     def begin(self, threads: int) -> None:  # noqa: ARG002 - torch's own are set
         """Time a few passes with this worker's threads."""
@@ -112,7 +128,11 @@ class Engine:
         self._cost = CostModel()
         token = 1 if self._source.pad_id != 1 else 2
         length = min(*PROBE_TOKENS, self._source.max_length)
-        row = TokenSequence([token] * length, [0] * length)
+        row = TokenSequence(
+            [token] * length,
+            [0] * length,
+            wanted=[0] if self._states is not None else None,
+        )
         run = self._run if self.limits is not None else lambda rows: self._run(rows[:1])
         for total in PROBE_TOKENS:
             run([row] * max(1, total // length))
@@ -120,7 +140,11 @@ class Engine:
     def forward(self, sequences: Sequence[TokenSequence]) -> list[Outputs]:
         """See `engines.base.Engine`."""
         return forward_in_groups(
-            sequences, self.limits, self._run, per_token=self._source.per_token
+            sequences,
+            self.limits,
+            self._run,
+            per_token=self._source.per_token,
+            chosen=self._states is not None,
         )
 
     def generate(
@@ -178,17 +202,26 @@ class Engine:
             return self._run_arrays(rows)
         started = time.perf_counter()
         lengths = [len(row) for row in rows]
-        if self._packed is not None:
-            outputs = self._packed(rows)
-        else:
-            outputs = self._forward_rows(rows)
-            lengths = [max(lengths)] * len(lengths)
+        with self._choice(rows):
+            if self._packed is not None:
+                outputs = self._packed(rows)
+            else:
+                outputs = self._forward_rows(rows)
+                lengths = [max(lengths)] * len(lengths)
+                if self._states is not None and only_some(rows):  # all in one row
+                    outputs = {name: array[0] for name, array in outputs.items()}
         seconds = time.perf_counter() - started
         squares = sum(length * length for length in lengths)
         if self._packed is not None and self._packed.masked:
             squares = sum(lengths) ** 2  # its attention looks at the whole row
         self._cost.observe(sum(lengths), squares, seconds)
         return outputs
+
+    def _choice(self, rows: list[TokenSequence]) -> AbstractContextManager[None]:
+        """Within it, the head reads what is wanted of the rows' tokens."""
+        if self._states is None or not only_some(rows):
+            return nullcontext()
+        return self._states.only(rows, self.device, packed=self._packed is not None)
 
     @torch.inference_mode()
     def _forward_rows(self, rows: list[TokenSequence]) -> dict[str, npt.NDArray[np.float32]]:

@@ -28,6 +28,7 @@ from flambeau.tasks.base.records import (
     RowOutputs,
     TextInput,
     Truncation,
+    Vocabulary,
     Window,
     WindowRule,
 )
@@ -67,6 +68,7 @@ __all__ = [
     "TextInput",
     "Token",
     "Truncation",
+    "Vocabulary",
     "Window",
     "WindowRule",
     "WrongParameterError",

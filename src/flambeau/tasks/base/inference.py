@@ -11,6 +11,7 @@ _TASK_OF_HEAD: tuple[tuple[str, TaskName], ...] = (
     ("ForQuestionAnsweringSimple", "question-answering"),
     ("ForImageClassification", "image-classification"),
     ("ForCTC", "automatic-speech-recognition"),
+    ("ForMaskedLM", "fill-mask"),
     ("ForCausalLM", "text-generation"),
     ("LMHeadModel", "text-generation"),
 )

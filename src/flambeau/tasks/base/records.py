@@ -1,7 +1,7 @@
 """What tasks, tokenizers and engines hand each other."""
 
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Literal, Protocol
 
 import msgspec
 import numpy as np
@@ -15,18 +15,51 @@ Truncation = Literal["cut", "window", "refuse"]
 overlapping windows whose answers are merged, or the request is refused."""
 
 
+class Vocabulary(Protocol):
+    """What a task may ask of a model's tokenizer."""
+
+    @property
+    def mask(self) -> str | None:
+        """The token that stands for a word to be found, as users write it."""
+
+    @property
+    def mask_id(self) -> int | None:
+        """Its id."""
+
+    @property
+    def cls_id(self) -> int | None:
+        """The token that stands for a text as a whole."""
+
+    @property
+    def pad_id(self) -> int | None:
+        """The token that fills short rows; not any other that may do so here."""
+
+    def find(self, token: str) -> int | None:
+        """The id of a token, spelled as in the vocabulary."""
+
+    def first(self, text: str) -> int | None:
+        """The first token of a text, special ones aside; None for a text without tokens."""
+
+    def token(self, index: int) -> str:
+        """The token with this id, spelled as in the vocabulary; "" where there is none."""
+
+    def decode(self, ids: Sequence[int], *, skip_special: bool = False) -> str:
+        """The text of tokens, as Transformers' tokenizers write it."""
+
+
 class Head(msgspec.Struct, frozen=True):
     """What a task must know about the model.
 
     `problem_type` is the configuration's value: `single_label_classification`,
-    `multi_label_classification`, `regression` or None. `config` is the model's `config.json`, and
-    `folder` the model's, for whatever else lies in it.
+    `multi_label_classification`, `regression` or None. `config` is the model's `config.json`,
+    `folder` the model's, for whatever else lies in it, and `vocabulary` its tokenizer's.
     """
 
     labels: list[str] = []
     problem_type: str | None = None
     config: Mapping[str, object] = {}
     folder: str | None = None
+    vocabulary: Vocabulary | None = None
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -62,8 +95,9 @@ class WindowRule(msgspec.Struct, frozen=True):
     """How a row that is too long is brought to size.
 
     `max_length` counts a row's tokens, special ones too; None: what the model reads. `stride` is
-    how many tokens two windows share; None: a quarter of a window. For sound both count samples,
-    and each end of a window, but the first's and the last's, has `stride` for context only.
+    how many tokens two windows share; None: a quarter of a window, or, where a question stands in
+    each, half of one and at most 128. For sound both count samples, and each end of a window, but
+    the first's and the last's, has `stride` for context only.
     """
 
     truncation: Truncation = "cut"
@@ -81,6 +115,8 @@ class Encoding(msgspec.Struct, frozen=True):
     What is no text has no ids but `arrays`, as the model's `forward` takes them, without the batch's
     axis; `cost` is about how many tokens would take as long. Of sound, `offsets` has the window's
     (start, end) in samples.
+
+    `wanted` are the tokens whose outputs the task needs, None: all. See `ForwardTask.wanted`.
     """
 
     ids: list[int]
@@ -91,6 +127,7 @@ class Encoding(msgspec.Struct, frozen=True):
     parts: list[int | None]
     arrays: Arrays = {}
     cost: int = 0
+    wanted: list[int] | None = None
 
     def __len__(self) -> int:
         return self.cost or len(self.ids)

@@ -34,6 +34,7 @@ from flambeau.tasks.base.parsing import (
 )
 from flambeau.tasks.base.records import (
     AudioInput,
+    Encoding,
     Entry,
     Head,
     ImageInput,
@@ -106,6 +107,10 @@ class BaseTask(ABC):
         """Raises `ConfigError` or `LoadError` where the model cannot do the task."""
         self.head = head
 
+    def sample(self) -> JsonValue:
+        """The example as this model takes it."""
+        return self.example
+
     def parse(self, value: RowValue) -> Inputs:
         """Read one row's value: bytes, str, or an object or list that was JSON.
 
@@ -121,12 +126,17 @@ class BaseTask(ABC):
             given = value.get("parameters")
             pipeline = "inputs" in value
             value = value["inputs"] if pipeline else value
+        value = self.unfold(value)
         parameters = self.read_parameters(given)
         many = self.is_many(value)
         entries = self._read_list(list(value)) if many else [self.read_entry(value)]  # type: ignore[call-overload]
         inputs = Inputs(entries, many, parameters, pipeline)
         self.check(inputs)
         return inputs
+
+    def unfold(self, value: RowValue) -> RowValue:
+        """A value that stands for a list, such as an object with lists in it, as that list."""
+        return value
 
     def is_many(self, value: RowValue) -> bool:
         """Whether a value is a list of entries and not one."""
@@ -235,6 +245,13 @@ class ForwardTask(BaseTask):
         """What the model reads for one entry; at least one row."""
         assert isinstance(entry, TextInput | ImageInput | AudioInput)
         return [entry]
+
+    def wanted(self, encoding: Encoding) -> list[int] | None:  # noqa: ARG002 - as above
+        """The tokens whose outputs are needed, where the model gives some per token; None: all.
+
+        `postprocess` gets one row of outputs for each of them. For models that give many numbers.
+        """
+        return None
 
     @abstractmethod
     def postprocess(

@@ -1,0 +1,220 @@
+"""Masked words: the tokens that most likely stand where a text has its mask."""
+
+import logging
+from collections.abc import Sequence
+from typing import Annotated, ClassVar
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from typing_extensions import override
+
+from flambeau.errors import LoadError
+from flambeau.tasks.base import (
+    AnswerOptions,
+    BaseParameters,
+    Encoding,
+    ForwardTask,
+    Head,
+    Inputs,
+    RowOutputs,
+    RowValue,
+    TextInput,
+    Vocabulary,
+    Window,
+)
+from flambeau.types import JsonValue, TaskName
+
+logger = logging.getLogger(__name__)
+
+MAX_TOP_K = 1_000
+MAX_MASKS = 100
+"""Masks in one text: a probability for each token of a vocabulary, 1 MB in large ones, is computed
+for each."""
+
+Floats = npt.NDArray[np.float32]
+
+
+class MaskParameters(BaseParameters, frozen=True, kw_only=True):
+    """`targets` are the only tokens to choose from; probabilities stay those among all tokens."""
+
+    top_k: Annotated[int, msgspec.Meta(ge=1, le=MAX_TOP_K)] = 5
+    targets: str | list[str] | None = None
+
+
+class Mask(msgspec.Struct, frozen=True):
+    """A mask: the window that it is read in, its place there, and each token's logit."""
+
+    window: Encoding
+    place: int
+    logits: Floats
+
+
+class Task(ForwardTask):
+    """The `top_k` best tokens for each mask of a text, as the Transformers pipeline gives them.
+
+    Of a text with one mask a list of tokens, else a list of those, in the masks' order. Legacy: the
+    best token's text alone.
+    """
+
+    name: ClassVar[TaskName] = "fill-mask"
+    example: ClassVar[JsonValue] = "Flambeau carries the [MASK]."
+    accepts: ClassVar[str] = (
+        'a text with the model\'s mask token, {"text": "..."}, or a JSON list of texts'
+    )
+    outputs: ClassVar[tuple[str, ...]] = ("logits",)
+    Parameters: ClassVar[type[BaseParameters]] = MaskParameters
+
+    def __init__(self, head: Head) -> None:
+        super().__init__(head)
+        found = head.vocabulary.mask if head.vocabulary is not None else "[MASK]"
+        if found is None:
+            raise LoadError(
+                "The tokenizer has no mask token, so that nothing can be filled in. If it has one by"
+                " another name, set mask_token in tokenizer_config.json."
+            )
+        self.mask = found
+
+    @override
+    def sample(self) -> JsonValue:
+        return str(self.example).replace("[MASK]", self.mask)
+
+    @override
+    def read_entry(self, value: RowValue) -> TextInput:
+        entry = super().read_entry(value)
+        assert isinstance(entry, TextInput)
+        masks = self._count(entry)
+        if not masks:
+            raise self.invalid(
+                f"the text has no {self.mask}, which stands for the word to be found"
+            )
+        if masks > MAX_MASKS:
+            raise self.invalid(f"the text has {masks} {self.mask}; at most {MAX_MASKS} are allowed")
+        return entry
+
+    @override
+    def check(self, inputs: Inputs) -> None:
+        assert isinstance(inputs.parameters, MaskParameters)
+        targets = _as_list(inputs.parameters.targets)
+        if targets is None or self.head.vocabulary is None:
+            return
+        if not targets or not self._target_ids(targets):
+            raise self.invalid(
+                "'targets' must have a token that the model can put in, and none of them is one"
+                if targets
+                else "'targets' is an empty list"
+            )
+        foreign = sum(self.head.vocabulary.find(target) is None for target in targets)
+        if foreign:
+            logger.warning(
+                "%d of %d targets are no tokens of the vocabulary: the first token of each stands"
+                " for it.",
+                foreign,
+                len(targets),
+            )
+
+    @override
+    def wanted(self, encoding: Encoding) -> list[int]:
+        """The masks."""
+        return [
+            place for place, token in enumerate(encoding.ids) if token == self._vocabulary.mask_id
+        ]
+
+    @override
+    def assemble(self, answers: list[JsonValue], options: AnswerOptions) -> JsonValue:
+        """The pipeline takes a list of one for the one."""
+        return (
+            answers if options.many and not (options.pipeline and len(answers) == 1) else answers[0]
+        )
+
+    @override
+    def postprocess(
+        self, rows: Sequence[RowOutputs], entry: TextInput, options: AnswerOptions
+    ) -> JsonValue:
+        masks = self._masks(rows[0].windows)
+        if len(masks) < self._count(entry):
+            raise self.invalid(
+                f"the text is longer than the model reads, and what was cut off had"
+                f" {self._count(entry) - len(masks)} of its {self._count(entry)} {self.mask}: shorten"
+                ' it, or set truncation to "window"'
+            )
+        answers = [self._fill(mask, options, alone=len(masks) == 1) for mask in masks]
+        return answers[0] if len(answers) == 1 else answers
+
+    @property
+    def _vocabulary(self) -> Vocabulary:
+        assert self.head.vocabulary is not None, "a model's tokenizer comes with it"
+        return self.head.vocabulary
+
+    def _count(self, entry: TextInput) -> int:
+        return entry.text.count(self.mask) + (entry.pair or "").count(self.mask)
+
+    def _target_ids(self, targets: Sequence[str]) -> list[int]:
+        """The tokens that targets are or begin with, each once."""
+        found = (
+            exact
+            if (exact := self._vocabulary.find(target)) is not None
+            else self._vocabulary.first(target)
+            for target in targets
+        )
+        return list(dict.fromkeys(index for index in found if index is not None))
+
+    def _masks(self, windows: Sequence[Window]) -> list[Mask]:
+        """Each mask of the text, in order, in the window that shows most of what is around it."""
+        best: dict[tuple[int, int], tuple[int, Mask]] = {}
+        for window in windows:
+            encoding = window.encoding
+            rows = zip(self.wanted(encoding), window.outputs["logits"], strict=True)
+            for place, logits in rows:
+                around = min(place, len(encoding.ids) - 1 - place)
+                key = encoding.parts[place] or 0, encoding.offsets[place][0]
+                if key not in best or around > best[key][0]:
+                    best[key] = around, Mask(encoding, place, logits)
+        return [best[key][1] for key in sorted(best)]
+
+    def _fill(self, mask: Mask, options: AnswerOptions, *, alone: bool) -> JsonValue:
+        """The best tokens for a mask. `alone`: it is its text's only one."""
+        parameters = options.parameters
+        size = len(mask.logits)
+        probabilities = np.exp(mask.logits - mask.logits.max())
+        probabilities /= probabilities.sum()
+        targets = _as_list(parameters.targets)
+        tokens = np.arange(size)
+        if targets is not None:
+            tokens = np.array([each for each in self._target_ids(targets) if each < size], np.intp)
+        elif parameters.top_k > size:
+            raise self.invalid(
+                f"'top_k' must be a whole number from 1 to {size}, which is as many tokens as the"
+                f" model knows, not {parameters.top_k}"
+            )
+        if options.shape == "legacy":
+            return self._vocabulary.decode([int(tokens[probabilities[tokens].argmax()])])
+        best = tokens[_best(probabilities[tokens], parameters.top_k)]
+        return [
+            {
+                "score": score,
+                "token": token,
+                "token_str": self._vocabulary.decode([token]),
+                "sequence": self._sequence(mask, token, alone),
+            }
+            for token, score in zip(best.tolist(), probabilities[best].tolist(), strict=True)
+        ]
+
+    def _sequence(self, mask: Mask, token: int, alone: bool) -> str:
+        """The window's text with this token in it; special tokens stay where other masks do."""
+        ids = [*mask.window.ids[: mask.place], token, *mask.window.ids[mask.place + 1 :]]
+        kept = [each for each in ids if each != self._vocabulary.pad_id]
+        return self._vocabulary.decode(kept, skip_special=alone)
+
+
+def _as_list(targets: str | list[str] | None) -> list[str] | None:
+    return [targets] if isinstance(targets, str) else targets
+
+
+def _best(probabilities: Floats, count: int) -> npt.NDArray[np.intp]:
+    """Indices of the largest, the largest first, the first of equals first."""
+    if count < len(probabilities):
+        chosen = np.sort(np.argpartition(-probabilities, count)[:count])
+    else:
+        chosen = np.arange(len(probabilities))
+    return chosen[np.argsort(-probabilities[chosen], kind="stable")]
