@@ -4,9 +4,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from flambeau import tasks
 from flambeau.errors import ErrorKind, PredictionError
+from flambeau.handlers.tokenizer import TokenizerSource, TokenizerVocabulary
 from flambeau.tasks.base import (
     AnswerOptions,
     BaseTask,
@@ -29,6 +31,16 @@ def task(name: str, labels: list[str] | None = None, problem_type: str | None = 
 def with_parameters(made: BaseTask, **given: Any) -> AnswerOptions:
     """Options of a request that sets these parameters."""
     return AnswerOptions("full", made.read_parameters(given))
+
+
+def vocabulary(*words: str, **config: object) -> TokenizerVocabulary:
+    """A tokenizer of whole words: `[PAD]`, `[UNK]`, `[CLS]`, `[SEP]`, `[MASK]`, then these."""
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    ids = {word: index for index, word in enumerate((*special, *words))}
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.add_special_tokens(special)
+    return TokenizerVocabulary(TokenizerSource(tokenizer, config))
 
 
 def forward_task(name: str, *args: Any) -> ForwardTask:

@@ -8,7 +8,6 @@ import pytest
 
 from flambeau.tasks.base import (
     Continuation,
-    Encoding,
     GenerationTask,
     TextInput,
 )
@@ -110,72 +109,6 @@ def test_legacy_token_classification_keeps_special_tokens() -> None:
     answer = answered(made, outputs, spaced_encoding("Bo"), TextInput("Bo"), LEGACY)
     assert answer == [["[CLS]", "O"], ["Bo", "B-PER"], ["[SEP]", "O"]]
     assert json.loads(json.dumps(answer)) == answer
-
-
-def slow_best_span(starts: Any, ends: Any, limit: int) -> tuple[int, int, float]:
-    best = (0, 0, -1.0)
-    for first in range(len(starts)):
-        for last in range(first, min(first + limit, len(starts))):
-            if starts[first] * ends[last] > best[2]:
-                best = (first, last, starts[first] * ends[last])
-    return best
-
-
-def test_best_span_is_the_best() -> None:
-    """The windowed search finds what trying all spans finds, at every length."""
-    from flambeau.tasks.question_answering import best_span
-
-    random = np.random.default_rng(0)
-    for count in [1, 2, 3, 29, 30, 31, 90]:
-        starts, ends = random.random(count), random.random(count)
-        first, last, score = best_span(starts, ends, 5)
-        assert (first, last) == slow_best_span(starts, ends, 5)[:2]
-        assert score == pytest.approx(starts[first] * ends[last])
-
-
-def answer_of(context: str, start: int, end: int) -> dict[str, Any]:
-    """The full answer where token `start` and token `end` (special ones counted) score best."""
-    made = forward_task("question-answering")
-    encoding = spaced_encoding(context, part=1)
-    count = len(encoding.ids)
-    outputs = {
-        "start_logits": one_hot([start], count)[0],
-        "end_logits": one_hot([end], count)[0],
-    }
-    entry = TextInput("Q?", context)
-    answer: Any = answered(made, outputs, encoding, entry, with_parameters(made))
-    assert answered(made, outputs, encoding, entry, LEGACY) == answer["answer"]
-    assert context[answer["start"] : answer["end"]] == answer["answer"]
-    return dict(answer)
-
-
-def test_answer_is_the_contexts_own_text() -> None:
-    """The span is given in the context's characters and widened to whole words."""
-    assert answer_of("Él vive en París hoy", 5, 6)["answer"] == "París"
-    assert answer_of("Él vive en París hoy", 5, 5)["answer"] == "París"
-    assert answer_of("Él vive en París hoy", 6, 7)["answer"] == "París hoy"
-
-
-def test_end_before_start_still_gives_a_valid_span() -> None:
-    """Where the best start lies behind the best end, the best valid pair is taken."""
-    answer = answer_of("Él vive en París hoy", 5, 2)
-    assert answer["answer"]
-    assert answer["score"] < 0.5
-
-
-def test_no_context_left_is_an_empty_answer() -> None:
-    """Where truncation left nothing of the context there is no answer."""
-    made = forward_task("question-answering")
-    encoding = Encoding([1, 2], [0, 0], ["[CLS]", "q"], [(0, 0), (0, 1)], [None, 0], [None, 0])
-    outputs = {"start_logits": np.zeros(2, np.float32), "end_logits": np.zeros(2, np.float32)}
-    entry = TextInput("q", "context")
-    assert answered(made, outputs, encoding, entry, LEGACY) == ""
-    assert answered(made, outputs, encoding, entry, with_parameters(made)) == {
-        "answer": "",
-        "score": 0.0,
-        "start": 0,
-        "end": 0,
-    }
 
 
 def test_generation_answers() -> None:

@@ -157,37 +157,6 @@ def test_errors_show_the_accepted_form() -> None:
 
 
 @pytest.mark.parametrize(
-    "value",
-    [
-        {"question": "Q?", "context": "C."},
-        '{"question" :"Q?", "context":"C."}',
-        b"{'question': 'Q?', 'context': 'C.'}",
-        {"inputs": {"question": "Q?", "context": "C."}},
-    ],
-)
-def test_question_forms(value: object) -> None:
-    """A question and its context come as an object, JSON or Python-literal text."""
-    assert task("question-answering").parse(value).entries == [TextInput("Q?", "C.")]
-
-
-@pytest.mark.parametrize(
-    ("value", "problem"),
-    [
-        ("plain", "got plain text"),
-        ({"question": "Q?"}, "no 'context'"),
-        ({"context": "C."}, "no 'question'"),
-        ({"question": "", "context": "C."}, "the question is empty"),
-        ({"question": "Q?", "context": " "}, "the context is empty"),
-        ({"question": "Q?", "context": 3}, "the context must be a string"),
-        (["a"], "entry 0"),
-    ],
-)
-def test_wrong_questions(value: object, problem: str) -> None:
-    """Anything but a question with a context is refused."""
-    assert problem in error_of(task("question-answering"), value).message
-
-
-@pytest.mark.parametrize(
     ("given", "read"),
     [(None, None), ("window", "window"), (True, "cut"), ("only_first", "cut"), (False, "refuse")],
 )
