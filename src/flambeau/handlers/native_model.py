@@ -135,17 +135,16 @@ def load_parts(
     task_class = tasks.load(settings.task)
     labels = read_labels(model_dir, config)
     problem_type = config.get("problem_type")
-    tokenizer = load_tokenizer(model_dir, settings, config, task_class)
+    reader = _load_reader(model_dir, settings, config, task_class)
     task = task_class(
         Head(
             labels or [],
             problem_type if isinstance(problem_type, str) else None,
             config,
             str(model_dir),
-            tokenizer.vocabulary,
+            reader.vocabulary if isinstance(reader, TextTokenizer) else None,
         )
     )
-    reader = _load_reader(model_dir, settings, config, task_class)
     source = ModelSource(
         model_dir=model_dir,
         task=settings.task,
