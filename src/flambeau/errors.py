@@ -40,6 +40,7 @@ class ErrorKind(StrEnum):
     NO_WORKER = "no_worker"
     OVERLOADED = "overloaded"
     WORKER_DIED = "worker_died"
+    POISONOUS_INPUT = "poisonous_input"
     RESPONSE_TOO_LARGE = "response_too_large"
     TIMEOUT = "timeout"
     HANDLER_FAILED = "handler_failed"

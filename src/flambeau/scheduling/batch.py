@@ -76,6 +76,10 @@ class Batch:
         self._batcher.ran(self, handler_seconds, finished=True)
         return False
 
+    def ended_worker(self, *, company: bool) -> None:
+        """Note whose requests have left the worker unusable."""
+        self._batcher.blame(self, alone=not company and len(self.entries) == 1)
+
     def lost(self, error: FlambeauError, *, company: bool) -> None:
         """The worker died or was too slow: try unanswered entries once more, each alone."""
         self._batcher.lost(self, error, company=company or len(self.entries) > 1)

@@ -7,16 +7,21 @@ several that timed out, go back to the head of the queue once, and then run alon
 """
 
 import asyncio
+import logging
+import math
 import time
 from collections.abc import Callable
 
 from flambeau.errors import WORKER_DIED, ErrorKind, FlambeauError
 from flambeau.scheduling.batch import Batch, ContinuousBatch
 from flambeau.scheduling.policy import LaneRoom, Room
+from flambeau.scheduling.quarantine import DEATHS, REFUSED_SECONDS, Quarantine
 from flambeau.scheduling.queue import MAX_ATTEMPTS, Entry, Source
 from flambeau.scheduling.sequences import sequence_lost
 from flambeau.supervisor.pool import Pool, no_worker_error
 from flambeau.supervisor.slot import AHEAD, Slot
+
+logger = logging.getLogger(__name__)
 
 MIN_BULK_BYTES = 2_048
 """A request without a lane of its own is bulk work where it has more bytes than this, and is more
@@ -48,6 +53,7 @@ class Batcher:
         self.on_batch: Callable[[Batch, float], None] = lambda _batch, _seconds: None
         self.source = source
         self.cost = CostEstimate()
+        self.quarantine = Quarantine(clock)
         self._name = name
         self._limit_of = limit_of
         self._pool = pool
@@ -69,12 +75,18 @@ class Batcher:
         return self._limit_of(self.batch_size)
 
     def submit(self, entry: Entry) -> None:
-        """Accept an entry. Raises `FlambeauError` when it cannot be served or the queue is full."""
+        """Accept an entry.
+
+        Raises `FlambeauError` when it cannot be served, the queue is full, or its input has ended
+        workers.
+        """
         failure = self._pool.failure()
         if failure is not None or not self._pool.active():
             raise no_worker_error(self._name, failure)
         if self._ticket and len(self.source) >= self._tickets():
             raise no_worker_error(self._name, None)
+        if seconds := self.quarantine.seconds_left(entry.request):
+            raise self._refused(seconds)
         entry.tokens = self.cost.tokens(entry.size)
         pass_tokens = self._pool.pass_tokens()
         if pass_tokens and entry.request.headers.get("explain") == "True":
@@ -165,6 +177,8 @@ class Batcher:
         for entry in batch.entries:
             if entry.settled:
                 entry.on_left = None  # no cycle: bodies are freed at once
+            if entry.settled and not entry.failed:
+                self.quarantine.clear(entry.request)
         if finished:
             self._running.discard(batch)
 
@@ -173,24 +187,49 @@ class Batcher:
 
         One entry may take the time of all, so company is a reason to try again; an entry that was
         alone has had the whole time-out to itself. A sequence's state died with its
-        worker, so its requests are not tried again.
+        worker, so its requests are not tried again, and no input that has ended two workers is.
         """
         self._running.discard(batch)
+        ended = batch.slot.pid < 0
+        if ended and not batch.slot.retired:
+            self.blame(batch, alone=not company)
         self.source.ran(batch.entries, self._clock())
         alone_too_slow = error.kind is ErrorKind.TIMEOUT and not company
-        state_lost = batch.slot.pid < 0
         again: list[Entry] = []
         for entry in batch.entries:
             entry.on_left = None
             retriable = not (alone_too_slow or entry.streaming or entry.sequence)
-            if retriable and not entry.settled and entry.attempts < MAX_ATTEMPTS:
+            if entry.settled:
+                continue
+            if retriable and entry.attempts < MAX_ATTEMPTS and not self._is_refused(entry):
                 again.append(entry)
-            elif entry.sequence is not None and state_lost:
+            elif entry.sequence is not None and ended:
                 entry.fail(sequence_lost(entry.sequence.id, error))
             else:
                 entry.fail(error)
         self.source.put_back(again)
         self.pump()
+
+    def blame(self, batch: Batch, *, alone: bool) -> None:
+        """Note that a worker has ended under the entries of a batch that were not answered.
+
+        Those with an input that is refused from now on, and wait, are answered.
+        """
+        death = (batch.slot.number, batch.slot.started_at)
+        for entry in batch.entries:
+            if entry.settled and not entry.failed:
+                continue
+            if not self.quarantine.blame(entry.request, death, alone=alone):
+                continue
+            logger.error(
+                "Model %s: %d workers ended under one input, the last with request %s. The input is"
+                " refused for %g s.",
+                self._name, DEATHS, entry.request.id, REFUSED_SECONDS,
+            )  # fmt: skip
+            for waiting in list(self.source):
+                if self._is_refused(waiting):
+                    waiting.fail(self._refused(REFUSED_SECONDS))
+            self.source.drop_settled()
 
     async def drained(self) -> None:
         """Wait until nothing waits and nothing runs; from now on nothing is held back."""
@@ -218,6 +257,16 @@ class Batcher:
         for entry in self.source.worker_gone(slot.number):
             assert entry.sequence is not None, "stateless requests can be answered by any worker"
             entry.fail(sequence_lost(entry.sequence.id, error))
+
+    def _is_refused(self, entry: Entry) -> bool:
+        return self.quarantine.seconds_left(entry.request) > 0
+
+    def _refused(self, seconds: float) -> FlambeauError:
+        text = (
+            f'Model "{self._name}" refuses this input: {DEATHS} workers ended while they computed'
+            f" it. It is tried again in {math.ceil(seconds)} s; the server's log says how they ended."
+        )
+        return FlambeauError(ErrorKind.POISONOUS_INPUT, text, retry_after=math.ceil(seconds))
 
     def _too_late(self) -> FlambeauError:
         text = f'Model "{self._name}" had no free worker before the request\'s time-out'

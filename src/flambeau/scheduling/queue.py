@@ -194,6 +194,8 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
+    def __iter__(self) -> Iterator[Entry]: ...
+
     def put(self, entry: Entry) -> None:
         """Accept an entry. Raises `FlambeauError` where there is no room for it."""
 

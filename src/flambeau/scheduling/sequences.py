@@ -7,7 +7,8 @@ or is too old, and when its worker's process ends: its state was there.
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 
 import msgspec
 
@@ -79,6 +80,9 @@ class SequenceQueue:
 
     def __len__(self) -> int:
         return len(self._anywhere) + sum(len(each.waiting) for each in self._open.values())
+
+    def __iter__(self) -> Iterator[Entry]:
+        return chain(self._anywhere, *(each.waiting for each in self._open.values()))
 
     def put(self, entry: Entry) -> None:
         """Append an entry to its sequence, which opens if need be.

@@ -89,7 +89,11 @@ class ServedModel:
         entry.max_part_bytes = self.options.max_response_size
         entry.on_settled = lambda done, error: self._on_settled(done, error, asked_version)
         self._metrics.accepted(self.key, asked_version)  # refused or not, as in TorchServe
-        self._accept(entry)
+        try:
+            self._accept(entry)
+        except FlambeauError as error:
+            self._metrics.failed(self.key, error.kind)
+            raise
         return entry
 
     def describe(self, request: InferenceRequest) -> Entry:

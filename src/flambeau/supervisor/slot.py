@@ -74,6 +74,9 @@ class Job(Protocol):
         `tokens` is what it cost, 0 where nobody counts.
         """
 
+    def ended_worker(self, *, company: bool) -> None:
+        """The run that is over, as `done` tells next, has left the worker unusable."""
+
     def lost(self, error: FlambeauError, *, company: bool) -> None:
         """The worker died under the batch, or was too slow. `company`: it ran others beside it."""
 
@@ -225,6 +228,8 @@ class Slot:
         self.failures, self._failing_since = 0, None
         assert self._process is not None
         again = not record.worker_ends and not self._process.is_closed
+        if job is not None and record.worker_ends:
+            job.ended_worker(company=bool(self._jobs))
         if job is not None and job.done(record.handler_seconds, again=again, tokens=record.tokens):
             self._send(job)
         elif record.worker_ends:
