@@ -9,7 +9,6 @@ import torch
 
 from flambeau.errors import ErrorKind, LoadError, PredictionError
 from flambeau.handlers.native import MAX_REQUEST_TOKENS
-from flambeau.handlers.native_jobs import run_isolated
 from flambeau.tasks import load as load_task
 from flambeau.tasks.base import Head
 from flambeau.testing.models import MAX_POSITIONS
@@ -148,44 +147,6 @@ def test_rows_in_every_form(models: Models) -> None:
     }
     assert questions.rows(form)[0] == questions(QUESTION)[0]
     assert isinstance(served.rows({})[0], PredictionError)
-
-
-def test_only_the_guilty_item_of_a_failing_forward_fails() -> None:
-    """A batch that raises is halved until the items that raise stand alone."""
-    calls: list[list[int]] = []
-
-    def run(items: Any) -> list[int]:
-        calls.append(list(items))
-        if 5 in items:
-            raise RuntimeError("the secret text of a user")
-        return [item * 10 for item in items]
-
-    results = run_isolated(run, list(range(8)))
-    assert [result for result in results if not isinstance(result, PredictionError)] == [
-        0,
-        10,
-        20,
-        30,
-        40,
-        60,
-        70,
-    ]
-    error = results[5]
-    assert isinstance(error, PredictionError)
-    assert error.kind is ErrorKind.HANDLER_FAILED
-    assert "secret" not in error.message
-    assert len(calls) == 7
-
-
-def test_running_out_of_memory_is_told_apart() -> None:
-    """Memory errors have a kind of their own, so that clients can send less."""
-
-    def run(items: Any) -> list[int]:
-        raise torch.OutOfMemoryError
-
-    (error,) = run_isolated(run, [1])
-    assert isinstance(error, PredictionError)
-    assert error.kind is ErrorKind.OUT_OF_MEMORY
 
 
 def test_a_task_that_fails_tells_no_text(models: Models, caplog: pytest.LogCaptureFixture) -> None:

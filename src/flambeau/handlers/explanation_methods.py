@@ -25,7 +25,8 @@ from flambeau.engines.attribution import (
 from flambeau.engines.base import TokenSequence
 from flambeau.errors import ErrorKind, PredictionError
 from flambeau.handlers.explanation_answers import Method, Told, row_words, value_of
-from flambeau.handlers.native_jobs import Job, Part, run_isolated
+from flambeau.handlers.isolation import run_isolated
+from flambeau.handlers.native_jobs import Job, Part
 from flambeau.handlers.native_model import NativeModel
 from flambeau.tasks.base import Encoding, TextInput
 

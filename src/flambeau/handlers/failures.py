@@ -8,9 +8,24 @@ from flambeau.errors import ErrorKind, FlambeauError, LoadError, PredictionError
 from flambeau.handlers.results import clean_text, prediction_error
 from flambeau.handlers.ts.utils.util import PredictionException
 
-__all__ = ["batch_failure", "breaks_device", "describe", "is_out_of_memory", "load_failure"]
+__all__ = [
+    "batch_failure",
+    "breaks_device",
+    "describe",
+    "is_out_of_memory",
+    "lacks_memory",
+    "load_failure",
+]
 
 _LONGEST_TEXT = 2000
+_SIGNS_OF_SHORTAGE = (
+    "out of memory",
+    "allocate memory",
+    "failed to allocate",
+    "bad_alloc",
+    "bad allocation",
+    "status_alloc_failed",
+)
 
 
 def load_failure(error: BaseException, model_dir: Path) -> LoadError:
@@ -40,20 +55,34 @@ def batch_failure(error: BaseException) -> PredictionError:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out; any CUDA error counts, as under TorchServe."""
+    if lacks_memory(error):
+        return True
+    return not isinstance(error, FlambeauError) and "CUDA" in clean_text(error)
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether memory did not suffice, the machine's or a device's.
+
+    Frameworks say so in exceptions of many kinds: a class of its own in torch on a GPU, a
+    RuntimeError of its CPU allocator and of OpenVINO, one of ONNX Runtime's own, MemoryError.
+    """
     if isinstance(error, MemoryError):
         return True
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(error, torch.OutOfMemoryError):
         return True
-    return not isinstance(error, FlambeauError) and "CUDA" in clean_text(error)
+    frameworks = isinstance(error, RuntimeError) or type(error).__module__.startswith("onnxruntime")
+    if not frameworks or isinstance(error, PredictionException):
+        return False
+    text = clean_text(error).lower()
+    return any(sign in text for sign in _SIGNS_OF_SHORTAGE)
 
 
 def breaks_device(error: BaseException) -> bool:
     """Whether a CUDA error has left this process unusable: any but a lack of memory may have."""
     if isinstance(error, FlambeauError | PredictionException) or "CUDA" not in clean_text(error):
         return False
-    torch = sys.modules.get("torch")
-    return torch is None or not isinstance(error, torch.OutOfMemoryError)
+    return not lacks_memory(error)
 
 
 def describe(error: BaseException, model_dir: Path) -> str:

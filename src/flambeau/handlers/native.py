@@ -8,19 +8,17 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, get_args
+from typing import Any, Protocol
 
 import msgspec
 
-from flambeau.engines.base import GENERATION_LIMITS, Generated, GenerationSettings
+from flambeau.engines.base import GENERATION_LIMITS, Generated, GenerationSettings, Outputs
 from flambeau.errors import ErrorKind, PredictionError
 from flambeau.handlers.explanation_methods import GradientJob
 from flambeau.handlers.explanation_request import read_explanation
+from flambeau.handlers.isolation import Headroom, hidden_error
 from flambeau.handlers.native_answers import guarded, postprocess
-from flambeau.handlers.native_explanations import (
-    ExplainedPart,
-    Explanation,
-)
+from flambeau.handlers.native_explanations import ExplainedPart, Explanation
 from flambeau.handlers.native_generation import generate, generation_settings
 from flambeau.handlers.native_jobs import (
     Answer,
@@ -30,11 +28,17 @@ from flambeau.handlers.native_jobs import (
     Request,
     choose,
     run_distinct,
-    run_isolated,
     with_wanted,
 )
 from flambeau.handlers.native_model import Device, NativeModel, load_model
-from flambeau.handlers.native_request import is_form, read_row, with_form_hint
+from flambeau.handlers.native_request import (
+    OUTPUT_HEADER,
+    is_form,
+    read_lane,
+    read_row,
+    read_shape,
+    with_form_hint,
+)
 from flambeau.tasks.base import (
     AnswerOptions,
     BaseTask,
@@ -46,11 +50,9 @@ from flambeau.tasks.base import (
     Row,
     WindowRule,
 )
-from flambeau.types import LANE_HEADER, JsonValue, Lane, OutputShape, Phases, Precision
+from flambeau.types import LANE_HEADER, JsonValue, OutputShape, Phases, Precision
 
 logger = logging.getLogger(__name__)
-
-OUTPUT_HEADER = "x-flambeau-output"
 
 BULK_ENTRIES = 8
 """A request of more rows than this is bulk work unless it says otherwise."""
@@ -120,6 +122,7 @@ class TransformersHandler:
         self._phases: list[Phases] = []
         self._reading = 0.0
         self._turn = 0
+        self._headroom = Headroom()
 
     def initialize(self, context: HandlerContext) -> None:
         """Load the archive's model and run its task's example once.
@@ -162,7 +165,7 @@ class TransformersHandler:
 
     def budget(self) -> int:
         """Tokens that one forward pass should have, 0 where rows run alone."""
-        limits = self._model.engine.limits
+        limits = self._headroom.limits(self._model.engine.limits)
         return limits.max_tokens if limits is not None else 0
 
     def take_phases(self) -> list[Phases]:
@@ -189,7 +192,7 @@ class TransformersHandler:
             return [dict(self.info()) for _ in data]  # such requests come alone
         started = time.monotonic()
         parsed = [self._parse(index, row, context) for index, row in enumerate(data)]
-        self._tokenise([each for each in parsed if isinstance(each, Request)])
+        self._tokenise_isolated([each for each in parsed if isinstance(each, Request)])
         self._reading += time.monotonic() - started
         return list(parsed)
 
@@ -197,7 +200,7 @@ class TransformersHandler:
         """Which of the waiting jobs `run` should have next; none if none wait."""
         generates = isinstance(self._model.task, GenerationTask)
         limits = GENERATION_LIMITS if generates else self._model.engine.limits
-        chosen = choose(waiting, limits, self._turn, max_requests)
+        chosen = choose(waiting, self._headroom.limits(limits), self._turn, max_requests)
         # Who is in no lane of bulk work waits for one pass of it, and no more.
         self._turn = 0 if chosen and chosen[0].request.bulk else self._turn + 1
         return chosen
@@ -240,39 +243,40 @@ class TransformersHandler:
         return value
 
     def _parse(self, index: int, row: object, context: HandlerContext) -> Request | PredictionError:
-        header = context.get_request_header(index, OUTPUT_HEADER)
         try:
+            asked = read_shape(context.get_request_header(index, OUTPUT_HEADER))
             value = read_row(index, row, context)
             lane = read_lane(context.get_request_header(index, LANE_HEADER))
             if context.get_request_header(index, "explain") == "True":
                 read = read_explanation(self._model.task, value)
-                shape = self._read_shape(header, read.inputs)
+                shape = self._shape(asked, read.inputs)
                 return Explanation(index, read, shape, self._model, MAX_REQUEST_TOKENS)
             inputs = self._model.task.parse(value)
-            shape = self._read_shape(header, inputs)
+            shape = self._shape(asked, inputs)
         except PredictionError as error:
             return with_form_hint(error) if is_form(row) else error
+        except Exception as error:  # noqa: BLE001 - as in run_isolated
+            return hidden_error(error, "The input could not be read")
         options = AnswerOptions(shape, inputs.parameters, inputs.pipeline, inputs.many)
         request = Request(index, inputs, options)
         request.bulk = None if lane is None else lane == "bulk"
         return request
 
-    def _read_shape(self, header: object, inputs: Inputs) -> OutputShape:
-        if not isinstance(header, str) or not header.strip():
-            # The pipelines' form is not one that TorchServe's clients send.
-            default = "full" if inputs.pipeline else self.default_output
-            return self._model.settings.output or default
-        match header.strip().lower():
-            case "legacy":
-                return "legacy"
-            case "full":
-                return "full"
-            case _:
-                pass
-        raise PredictionError(
-            f"The header {OUTPUT_HEADER} is {header!r}. Allowed: legacy, full.",
-            ErrorKind.INVALID_INPUT,
-        )
+    def _shape(self, asked: OutputShape | None, inputs: Inputs) -> OutputShape:
+        # The pipelines' form is not one that TorchServe's clients send.
+        default = "full" if inputs.pipeline else self.default_output
+        return asked or self._model.settings.output or default
+
+    def _tokenise_isolated(self, requests: Sequence[Request]) -> None:
+        """Plan all requests; one that cannot be prepared has an error of its own."""
+        try:
+            self._tokenise(requests)
+        except BaseException as error:  # noqa: BLE001 - a panic of the tokenizer's is no Exception
+            if len(requests) == 1:
+                requests[0].error = hidden_error(error, "The input could not be prepared")
+                return
+            for request in requests:
+                self._tokenise_isolated([request])
 
     def _tokenise(self, requests: Sequence[Request]) -> None:
         """Plan each request's jobs from its entries' rows; all rows are tokenised at once."""
@@ -338,14 +342,14 @@ class TransformersHandler:
 
     def _compute(self, jobs: Sequence[Job]) -> Sequence[Made]:
         """Run the model over all jobs."""
-        task = self._model.task
         if isinstance(jobs[0], GradientJob):
             return [jobs[0].run()]
-        if isinstance(task, GenerationTask):
-            return run_isolated(self._generate, jobs)
-        return run_distinct(
-            lambda part: self._model.engine.forward([job.sequence for job in part]), jobs
-        )
+        if isinstance(self._model.task, GenerationTask):
+            return self._headroom.run(self._generate, jobs, _cost_of)
+        return run_distinct(lambda part: self._headroom.run(self._forward, part, _cost_of), jobs)
+
+    def _forward(self, jobs: Sequence[Job]) -> list[Outputs]:
+        return self._model.engine.forward([job.sequence for job in jobs])
 
     def _finish(self, part: Part, made: Made) -> Answer | PredictionError | None:
         """A complete entry's answer; `made` is what the model made of its last job.
@@ -358,8 +362,8 @@ class TransformersHandler:
             return self._continue(task, part, made)
         assert isinstance(task, ForwardTask)
         if isinstance(part, ExplainedPart):
-            return guarded(task, part.advance)
-        return guarded(task, lambda: postprocess(task, part))
+            return guarded(part.advance)
+        return guarded(lambda: postprocess(task, part))
 
     def _generate(self, jobs: Sequence[Job]) -> list[Generated]:
         return generate(
@@ -384,21 +388,12 @@ class TransformersHandler:
         return Answer(value, part.usage(len(generated.ids)))
 
 
+def _cost_of(job: Job) -> int:
+    return job.tokens
+
+
 def _rows(task: BaseTask, entry: Any, parameters: Any) -> Sequence[Row]:
     return task.rows(entry, parameters) if isinstance(task, ForwardTask) else [entry]
-
-
-def read_lane(header: object) -> str | None:
-    """The lane that a request asks for. Raises `PredictionError` for one that there is not."""
-    if not isinstance(header, str) or not header.strip():
-        return None
-    lane = header.strip().lower()
-    if lane not in get_args(Lane):
-        raise PredictionError(
-            f"The header {LANE_HEADER} is {header!r}. Allowed: {', '.join(get_args(Lane))}.",
-            ErrorKind.INVALID_INPUT,
-        )
-    return lane
 
 
 def _gpu_index(value: object) -> int | None:

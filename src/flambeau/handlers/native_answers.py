@@ -1,7 +1,5 @@
 """Answers from what a model made, and what is said where none can be made."""
 
-import logging
-import traceback
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
@@ -9,27 +7,21 @@ import numpy as np
 import numpy.typing as npt
 
 from flambeau.errors import PredictionError
+from flambeau.handlers.isolation import hidden_error
 from flambeau.handlers.native_jobs import Answer, Part
 from flambeau.tasks.base import ForwardTask
-
-logger = logging.getLogger(__name__)
 
 Made = TypeVar("Made")
 
 
-def guarded(task: ForwardTask, make: Callable[[], Made]) -> Made | PredictionError:
+def guarded(make: Callable[[], Made]) -> Made | PredictionError:
     """What `make` gives. An error of its own is told and logged without the text."""
     try:
         return make()
     except PredictionError as error:  # what only the model's output could tell
         return error
     except Exception as error:  # noqa: BLE001 - as in run_isolated
-        # The message may quote the text; where it was raised does not.
-        where = "".join(traceback.format_tb(error.__traceback__))
-        logger.error("%s made no answer: %s\n%s", task.name, type(error).__name__, where)  # noqa: TRY400 - see above
-        return PredictionError(
-            f"No answer could be made of the model's output ({type(error).__name__})."
-        )
+        return hidden_error(error, "No answer could be made of the model's output")
 
 
 def postprocess(task: ForwardTask, part: Part) -> Answer:

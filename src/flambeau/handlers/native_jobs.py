@@ -4,7 +4,6 @@ An entry of a request is one row or several (zero-shot classification reads a pa
 and a row one window or several. Each window is a job: chosen and run like that of any other request. Which jobs run together next is a pure function, `choose`.
 """
 
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeVar, cast
 
@@ -12,8 +11,7 @@ import msgspec
 
 from flambeau.engines.attribution import NoGradientsError, PathPoint
 from flambeau.engines.base import Generated, Outputs, RowLimits, TokenSequence, group_by_length
-from flambeau.errors import ErrorKind, PredictionError
-from flambeau.handlers.failures import breaks_device
+from flambeau.errors import PredictionError
 from flambeau.tasks.base import (
     AnswerOptions,
     BaseTask,
@@ -27,9 +25,6 @@ from flambeau.tasks.base import (
 )
 from flambeau.types import BULK_TURN, JsonValue
 
-logger = logging.getLogger(__name__)
-
-Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 Made = Generated | Outputs | list[PathPoint] | NoGradientsError | PredictionError
@@ -292,29 +287,7 @@ def _of_requests(jobs: list[Job], most: int) -> list[Job]:
     return kept
 
 
-def run_isolated(
-    run: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item]
-) -> list[Result | PredictionError]:
-    """Run all items together; where that raises, halve until only the guilty ones fail.
-
-    Raises what has left the device unusable for everybody.
-    """
-    if not items:
-        return []
-    try:
-        return list(run(items))
-    except Exception as error:
-        if breaks_device(error):
-            raise
-        if len(items) == 1:
-            return [_item_error(error)]
-    middle = len(items) // 2
-    return run_isolated(run, items[:middle]) + run_isolated(run, items[middle:])
-
-
-def run_distinct(
-    run: Callable[[Sequence[Job]], list[Result]], jobs: Sequence[Job]
-) -> list[Result | PredictionError]:
+def run_distinct(run: Callable[[Sequence[Job]], list[Result]], jobs: Sequence[Job]) -> list[Result]:
     """Each job's result, where equal texts run once."""
     first: dict[object, int] = {}
     distinct: list[Job] = []
@@ -324,22 +297,5 @@ def run_distinct(
         if place == len(distinct):
             distinct.append(job)
         places.append(place)
-    results = run_isolated(run, distinct)
+    results = run(distinct)
     return [results[place] for place in places]
-
-
-def _item_error(error: Exception) -> PredictionError:
-    """The error for the client, told only its type; an engine's reason goes to the log.
-
-    Engines see numbers alone, so that no user's text is in what they raise.
-    """
-    if isinstance(error, PredictionError):
-        return error
-    logger.error("The model failed on one input.", exc_info=error)
-    kind = type(error).__name__
-    if kind in {"OutOfMemoryError", "MemoryError"} or "allocate memory" in str(error):
-        return PredictionError(
-            "The model ran out of memory on this input. Send a shorter one.",
-            ErrorKind.OUT_OF_MEMORY,
-        )
-    return PredictionError(f"The model failed on this input ({kind}). The server's log says why.")

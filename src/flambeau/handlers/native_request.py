@@ -2,10 +2,13 @@
 
 import json
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, get_args
 
 from flambeau.errors import ErrorKind, PredictionError
 from flambeau.tasks.base import RowValue, decode_text, parse_structured_text
+from flambeau.types import LANE_HEADER, Lane, OutputShape
+
+OUTPUT_HEADER = "x-flambeau-output"
 
 _VALUE_NAMES = ("data", "body")
 _JSON_STARTS = ("{", "[", '"')
@@ -51,6 +54,36 @@ def with_form_hint(error: PredictionError) -> PredictionError:
         " -H 'Content-Type: text/plain' or -H 'Content-Type: application/json'.",
         error.kind,
     )
+
+
+def read_shape(header: object) -> OutputShape | None:
+    """The shape of answer that a request asks for. Raises `PredictionError` for another word."""
+    if not isinstance(header, str) or not header.strip():
+        return None
+    match header.strip().lower():
+        case "legacy":
+            return "legacy"
+        case "full":
+            return "full"
+        case _:
+            pass
+    raise PredictionError(
+        f"The header {OUTPUT_HEADER} is {header!r}. Allowed: legacy, full.",
+        ErrorKind.INVALID_INPUT,
+    )
+
+
+def read_lane(header: object) -> str | None:
+    """The lane that a request asks for. Raises `PredictionError` for one that there is not."""
+    if not isinstance(header, str) or not header.strip():
+        return None
+    lane = header.strip().lower()
+    if lane not in get_args(Lane):
+        raise PredictionError(
+            f"The header {LANE_HEADER} is {header!r}. Allowed: {', '.join(get_args(Lane))}.",
+            ErrorKind.INVALID_INPUT,
+        )
+    return lane
 
 
 def _is_json(index: int, name: str, context: RequestHeaders) -> bool:

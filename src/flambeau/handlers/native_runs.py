@@ -6,11 +6,13 @@ later joins the passes of those before it, and each request is answered when its
 """
 
 import copy
+import logging
 import time
 from collections.abc import Iterator
 from typing import Protocol
 
 from flambeau.handlers.answers import Answers, Emit
+from flambeau.handlers.failures import breaks_device
 from flambeau.handlers.native import TransformersHandler
 from flambeau.handlers.native_jobs import Job, Request
 from flambeau.handlers.results import encode_item
@@ -19,6 +21,8 @@ from flambeau.handlers.ts.context import Context
 from flambeau.types import InferenceRequest
 
 __all__ = ["NativeRun", "NativeRuns"]
+
+logger = logging.getLogger(__name__)
 
 
 class _Host(Protocol):
@@ -63,13 +67,18 @@ class NativeRun:
 
 
 class NativeRuns:
-    """All open batches of a worker. `open` may be called in another thread than the rest."""
+    """All open batches of a worker. `open` may be called in another thread than the rest.
+
+    `device_lost`: a pass has left this process unusable while several requests were open. They are
+    not answered: another worker has to tell the guilty one from the others.
+    """
 
     def __init__(self, handler: TransformersHandler, host: _Host, max_requests: int) -> None:
         self._handler = handler
         self._host = host
         self._max_requests = max_requests
         self._running: list[NativeRun] = []
+        self.device_lost = False
 
     def open(self, items: list[InferenceRequest], emit: Emit) -> NativeRun:
         """Parse and tokenise a batch. Emits nothing yet and never raises."""
@@ -125,7 +134,11 @@ class NativeRuns:
         return bool(self._running)
 
     def _fail(self, error: Exception) -> None:
-        """Answer all that is open with what ended a pass."""
+        """Answer what is open with what ended a pass, unless most of it is innocent of that."""
+        if breaks_device(error) and sum(len(run.requests) for run in self._running) > 1:
+            logger.error("An error has left the device unusable.", exc_info=error)
+            self.device_lost = True
+            return
         for run in self._running:
             run.requests = []
             self._host.failed(error, run.answers, run.items)

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("flambeau.worker")
 
+_DEVICE_LOST = 71
+"""The exit code of a worker whose device is lost."""
+
 
 class _Opened:
     """A batch that is ready to be computed, and what is sent for it."""
@@ -34,7 +37,11 @@ class _Opened:
 def serve_native(
     channel: BlockingChannel[ToWorker], runner: Runner, inbox: "queue.SimpleQueue[ToWorker]"
 ) -> None:
-    """Answer batches until told to stop, or until an error leaves the device unusable."""
+    """Answer batches until told to stop, or until an error leaves the device unusable.
+
+    Does not return where several requests were open then: the process ends without their answers,
+    and the server gives each of them to another worker, alone.
+    """
     _NativeWorker(channel, runner).serve(inbox)
 
 
@@ -53,6 +60,8 @@ class _NativeWorker:
             self._receive()
             self._runs.step()
             self._send()
+            if self._runs.device_lost:
+                os._exit(_DEVICE_LOST)
 
     def _prepare(self, inbox: "queue.SimpleQueue[ToWorker]") -> None:
         try:
