@@ -110,6 +110,13 @@ def pack_folder(
     notify: Callable[[str], None],
 ) -> Path:
     """Pack a folder for the native handler; `scratch` is an empty folder for the yaml."""
+    return pack(folder_request(folder, request, settings, scratch), notify)
+
+
+def folder_request(
+    folder: ModelFolder, request: PackRequest, settings: Mapping[str, object], scratch: Path
+) -> PackRequest:
+    """The request that packs a folder for the native handler, with all its files named."""
     config_file = request.config_file
     if config_file is None:
         config_file = scratch / CONFIG_FILE
@@ -121,15 +128,12 @@ def pack_folder(
         extra += map(str, (*graph_files(folder.weights)[1:], *beside))
     if request.extra_files:
         extra.append(request.extra_files)
-    return pack(
-        msgspec.structs.replace(
-            request,
-            handler=TRANSFORMERS_HANDLER,
-            serialized_file=folder.weights,
-            config_file=config_file,
-            extra_files=",".join(extra),
-        ),
-        notify,
+    return msgspec.structs.replace(
+        request,
+        handler=TRANSFORMERS_HANDLER,
+        serialized_file=folder.weights,
+        config_file=config_file,
+        extra_files=",".join(extra),
     )
 
 

@@ -27,6 +27,7 @@ from flambeau.archive.contents import (
     shards,
 )
 from flambeau.archive.entries import Limits
+from flambeau.archive.golden import GOLDEN_PATH
 from flambeau.archive.manifest import (
     MANIFEST_PATH,
     Manifest,
@@ -53,7 +54,8 @@ SUFFIXES: dict[ArchiveFormat, str] = {
 class PackRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What to pack: the flags of `torch-model-archiver`.
 
-    `extra_files` is its comma-separated list. `version` is the model's.
+    `extra_files` is its comma-separated list. `version` is the model's. `golden`, which it has not,
+    is a file as `archive.golden` writes it.
     """
 
     model_name: str
@@ -64,6 +66,7 @@ class PackRequest(msgspec.Struct, frozen=True, kw_only=True):
     extra_files: str = ""
     requirements_file: Path | None = None
     config_file: Path | None = None
+    golden: Path | None = None
     runtime: Runtime = "python"
     export_path: Path = Path()
     archive_format: ArchiveFormat = "default"
@@ -93,6 +96,20 @@ def pack(
             f"{error.filename or request.export_path}: {error.strerror or error}"
         ) from error
     return output
+
+
+def stage(request: PackRequest, folder: Path) -> Path:
+    """Make `folder` what unpacking the archive would give, of links; returns it.
+
+    For whoever has to load a model before it is packed. Raises `ArchiveError`.
+    """
+    handler, contents = _collect(request, folder, lambda _: None)
+    for name, source in contents.checked().items():
+        link = folder / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(source.resolve())
+    write_manifest(folder, encode_manifest(_manifest(request, handler)))
+    return folder.resolve()
 
 
 def _checked_output(request: PackRequest, notify: Callable[[str], None]) -> Path:
@@ -142,6 +159,8 @@ def _collect(
             contents.add(path)
     _add_named(contents, "--requirements-file", request.requirements_file)
     _add_named(contents, "--config-file", request.config_file)
+    if request.golden is not None:
+        contents.add(request.golden, f"{GOLDEN_PATH.parent}/")
     if request.serialized_file is not None:
         _add_beside(contents, request.serialized_file, handler, notify)
     return handler, contents
@@ -281,6 +300,8 @@ def _write_folder(output: Path, files: dict[str, Path], manifest: bytes) -> None
             target.parent.mkdir(parents=True, exist_ok=True)
             target.unlink(missing_ok=True)  # it may be a hard link to the source itself
             shutil.copyfile(source, target)
+        if GOLDEN_PATH.as_posix() not in files:
+            (stage / GOLDEN_PATH).unlink(missing_ok=True)  # an older model's answers
         write_manifest(stage, manifest)
 
 

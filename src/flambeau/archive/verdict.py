@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from flambeau import __version__
+from flambeau.archive.golden import GOLDEN_PATH
 from flambeau.errors import ConfigError
 from flambeau.types import Precision
 
@@ -132,14 +133,15 @@ def cpu_name() -> str:
 
 
 def weights_fingerprint(model_dir: Path) -> str:
-    """A SHA-256 over a model's files of weights and graphs: names, sizes and samples of each.
+    """A SHA-256 over a model's files of weights and graphs, and its golden outputs.
 
-    64 pieces of 64 kB, evenly spread: whoever trains on changes them all, and a worker's start does
+    Names, sizes and samples of each: 64 pieces of 64 kB, evenly spread: whoever trains on changes them all, and a worker's start does
     not wait for gigabytes to be read.
     """
     digest = hashlib.sha256()
     for file in sorted(model_dir.rglob("*")):
-        if file.suffix not in _WEIGHTS or not file.is_file():
+        told = file.suffix in _WEIGHTS or file.name == GOLDEN_PATH.name
+        if not told or not file.is_file():
             continue
         size = file.stat().st_size
         digest.update(f"{file.relative_to(model_dir)}\0{size}\0".encode())

@@ -7,17 +7,20 @@ from typing import Annotated
 import msgspec
 import typer
 
+from flambeau.archive.golden import read_samples
 from flambeau.archive.graphs import graph_files
 from flambeau.archive.hub import fetch_model
 from flambeau.archive.manifest import MANIFEST_PATH
 from flambeau.archive.model_folder import (
+    folder_request,
     graph_folder,
     is_model_folder,
-    pack_folder,
     read_model_folder,
 )
 from flambeau.archive.pack import ArchiveFormat, PackRequest
+from flambeau.archive.pack import pack as pack_archive
 from flambeau.cli.exports import export_forms, wanted_forms
+from flambeau.cli.golden import reference_request, with_golden
 from flambeau.cli.serve import (
     EngineOption,
     LengthOption,
@@ -58,6 +61,13 @@ def pack(
     extra_files: Annotated[
         str, typer.Option(help="More files and folders to pack, separated by commas.")
     ] = "",
+    golden: Annotated[
+        Path | None,
+        typer.Option(
+            help="Requests' bodies, one a line as JSON, whose answers the model must give whenever"
+            " it is loaded."
+        ),
+    ] = None,
     export_path: Annotated[Path, typer.Option(help="Folder to write the archive to.")] = Path(),
     archive_format: Annotated[
         ArchiveFormat, typer.Option(help="default (.mar), zip-store, tgz or no-archive (a folder).")
@@ -68,7 +78,8 @@ def pack(
 
     With --engine onnx or openvino the archive holds the model's form for that engine alone, with
     --export beside its weights. Forms that the folder does not have are exported and compared with
-    the model. Handlers of your own are packed with torch-model-archiver, as ever.
+    the model. With --golden, a model that answers the samples differently does not become ready.
+    Handlers of your own are packed with torch-model-archiver, as ever.
     """
     path = Path(model)
     if not path.is_dir():
@@ -82,7 +93,9 @@ def pack(
             f"{path} is no model folder: it has no config.json. For a handler of your own, use"
             " torch-model-archiver."
         )
-    folder = read_model_folder(path)
+    folder = source = read_model_folder(path)
+    if golden is not None:
+        read_samples(golden)
     try:
         export_path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -115,5 +128,10 @@ def pack(
             else:
                 more = [*map(str, graphs), *([extra_files] if extra_files else [])]
                 request = msgspec.structs.replace(request, extra_files=",".join(more))
-        written = pack_folder(folder, request, settings_of(folder, choices), place, report)
+        settings = settings_of(folder, choices)
+        complete = folder_request(folder, request, settings, place)
+        if golden is not None:
+            reference = reference_request(source, request, choices, place)
+            complete = with_golden(complete, reference, golden, place)
+        written = pack_archive(complete, report)
     print(written)

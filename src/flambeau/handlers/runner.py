@@ -13,6 +13,7 @@ from collections.abc import Awaitable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from flambeau.archive.golden import GOLDEN_PATH
 from flambeau.archive.manifest import read_manifest_document
 from flambeau.archive.yaml_config import read_yaml
 from flambeau.errors import ArchiveError, LoadError
@@ -134,9 +135,24 @@ class Runner:
                 "The handler is asynchronous: it needs asyncCommunication: true in the model's "
                 "configuration."
             )
+        runner = cls(entry, context, load, choice.told)
+        runner._check_golden(model_dir, config, load)
         if load.service_envelope:
-            entry = wrap_in_envelope(entry, load.service_envelope)
-        return cls(entry, context, load, choice.told)
+            runner._call = wrap_in_envelope(entry, load.service_envelope).call
+        return runner
+
+    def _check_golden(self, model_dir: Path, config: dict[str, Any], load: Load) -> None:
+        """Ask what the archive's golden outputs answer, if it has any. Raises LoadError."""
+        if not (model_dir / GOLDEN_PATH).exists():
+            return
+        if load.asynchronous or load.continuous:
+            _logger.warning(
+                "Golden outputs are not checked: the handler runs many batches at once."
+            )
+            return
+        from flambeau.handlers.golden import check_golden  # most archives have none
+
+        self.info["golden"] = check_golden(self, model_dir, config)
 
     def begin(self, threads: int) -> None:
         """Get ready to run in this process with so many compute threads; `load` may have been

@@ -6,6 +6,7 @@ them. Pure: imported by the commands too.
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal, cast, get_args
@@ -35,6 +36,16 @@ _TASKS: Mapping[str, TaskName] = {
 }
 
 
+class GoldenSettings(msgspec.Struct, frozen=True):
+    """Whether an archive's golden outputs are checked at load, and how near answers must be.
+
+    `tolerance` None: as the precision allows.
+    """
+
+    check: bool = True
+    tolerance: float | None = None
+
+
 class HandlerSettings(msgspec.Struct, frozen=True):
     """How the native Transformers handler is to serve a model.
 
@@ -56,6 +67,7 @@ class HandlerSettings(msgspec.Struct, frozen=True):
     do_lower_case: bool | None = None
     captum_explanation: bool = False
     embedding_name: str | None = None
+    golden: GoldenSettings = GoldenSettings()
     without_effect: tuple[str, ...] = ()
 
 
@@ -158,6 +170,21 @@ def _read_flag(key: str, value: object) -> bool:
     return flag
 
 
+def _read_golden(key: str, value: object) -> dict[str, object]:
+    """On or off, or a section with a tolerance."""
+    switch = {"true": True, "on": True, "false": False, "off": False}.get(str(value).lower())
+    if switch is not None:
+        return {"check": switch}
+    given = value.get("tolerance") if isinstance(value, Mapping) and len(value) == 1 else None
+    try:
+        tolerance = float(str(given))  # YAML takes 1e-3 for a text
+    except ValueError:
+        tolerance = math.nan
+    if not 0 < tolerance < math.inf:
+        raise _wrong(key, value, "on, off, or a section with a tolerance: a number above 0")
+    return {"tolerance": tolerance}
+
+
 def _read_switch(value: object) -> bool:
     """Whether a key that has no effect here is switched on, in whatever spelling."""
     return value is not None and str(value).strip().lower() not in {"false", "0", "", "none"}
@@ -194,6 +221,7 @@ _READERS: Mapping[str, Callable[[str, object], object]] = {
     "do_lower_case": _read_flag,
     "captum_explanation": _read_flag,
     "embedding_name": _read_name,
+    "golden": _read_golden,
 }
 _SWITCHES = frozenset({"BetterTransformer", "FasterTransformer", "model_parallel", "hardware"})
 """Keys of the example that change nothing here; said so only where they are switched on."""

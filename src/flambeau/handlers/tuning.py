@@ -23,6 +23,7 @@ from flambeau.archive.verdict import (
 from flambeau.engines.base import Engine, Outputs, TokenSequence
 from flambeau.errors import ConfigError, LoadError, PredictionError
 from flambeau.handlers.agreement import compare
+from flambeau.handlers.golden_answers import disagreement
 from flambeau.handlers.native_model import ModelParts
 from flambeau.handlers.sample_texts import sample_entries
 from flambeau.handlers.tune_request import TuneRequest
@@ -58,7 +59,7 @@ class _Runner(msgspec.Struct):
 def tune(request: TuneRequest, parts: ModelParts, report: Report) -> Verdict:
     """Measure everything that is installed and in the archive; `report` hears of each step.
 
-    Raises `ConfigError` for texts that are none, and `LoadError` where nothing runs.
+    What would break the archive's golden outputs is not accepted. Raises `ConfigError` for texts that are none, and `LoadError` where nothing runs.
     """
     task = parts.task
     if not isinstance(task, ForwardTask):
@@ -76,6 +77,12 @@ def tune(request: TuneRequest, parts: ModelParts, report: Report) -> Verdict:
     reference = runners[0]
     candidates = []
     for runner in runners:
+        broken = None
+        if parts.settings.engine == "auto":  # else a verdict changes nothing
+            kind = (runner.name, runner.precision)
+            broken = disagreement(request.model_dir, kind, request.threads)
+        if broken is not None:
+            report(f"{runner.name} {runner.precision} is left out. {broken}")
         near = compare(task.name, reference.outputs, runner.outputs, many_labels=many_labels)
         exact = runner.precision == "fp32"
         candidates.append(
@@ -87,7 +94,8 @@ def tune(request: TuneRequest, parts: ModelParts, report: Report) -> Verdict:
                 labels=near.labels,
                 difference=near.difference,
                 cosine=near.cosine,
-                accepted=near.within(
+                accepted=broken is None
+                and near.within(
                     request.agreement, EXACT_DIFFERENCE if exact else request.max_difference
                 ),
             )

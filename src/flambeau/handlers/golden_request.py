@@ -1,0 +1,28 @@
+"""What `flambeau pack --golden` asks the answering process for. Pure: the commands import it."""
+
+from pathlib import Path
+
+import msgspec
+
+
+class GoldenRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A file of samples and the unpacked archive that answers them, for the file `output`.
+
+    Paths are whole ones, but that of the samples, which is told as the user wrote it.
+    `archive` is what will be served where that is not the `reference`: it must agree.
+    """
+
+    samples: Path
+    reference: Path
+    output: Path
+    archive: Path | None = None
+
+
+def encode_golden_request(request: GoldenRequest) -> str:
+    """A request as JSON, for the child process that carries it out."""
+    return msgspec.json.encode(request, enc_hook=str).decode()
+
+
+def decode_golden_request(text: str) -> GoldenRequest:
+    """The reverse of `encode_golden_request`."""
+    return msgspec.json.decode(text, type=GoldenRequest, dec_hook=lambda kind, value: kind(value))
