@@ -117,7 +117,7 @@ def test_hostile_literals_are_not_parsed(text: str) -> None:
 def test_text_pair_is_kept() -> None:
     """A pair, as for entailment, reaches the tokenizer as a pair."""
     inputs = task("text-classification").parse({"text": "a", "text_pair": "b"})
-    assert inputs.entries == [TextInput("a", "b")]
+    assert [(entry.text, entry.pair) for entry in inputs.entries] == [("a", "b")]
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,8 @@ def test_text_pair_is_kept() -> None:
         ({"inputs": "a", "parameters": 3}, "'parameters' must be an object"),
         (
             {"inputs": "a", "parameters": {"top_q": 3}},
-            "unknown parameters top_q (known: details, top_k, truncation)",
+            "unknown parameters top_q (known: details, function_to_apply, max_length, padding,"
+            " return_all_scores, top_k, truncation)",
         ),
         ({"inputs": "a", "parameters": {"top_k": 0}}, "'top_k' must be a whole number"),
     ],

@@ -47,8 +47,10 @@ def sample_texts(count: int, seed: int = 0) -> list[str]:
 
 
 def sample_entries(task: TaskName, count: int, seed: int = 0) -> list[TextInput]:
-    """`sample_texts` as what a task reads: with a question each, where that is what it answers."""
+    """`sample_texts` as what a task reads: with a question or a label's sentence, where it does."""
     texts = sample_texts(count, seed)
+    if task == "zero-shot-classification":
+        return [TextInput(text, "This example is about travel.") for text in texts]
     if task != "question-answering":
         return [TextInput(text) for text in texts]
     return [

@@ -6,6 +6,7 @@ some tokenizers and gets other tokens (design.md section 3).
 
 import logging
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -15,6 +16,7 @@ from flambeau.errors import ErrorKind, LoadError, PredictionError
 from flambeau.tasks.base import (
     BaseTask,
     Encoding,
+    PairTruncation,
     Reading,
     TextInput,
     WindowRule,
@@ -32,6 +34,12 @@ token, so that nothing is lost, and a text of megabytes costs no more than one t
 MAX_CHARS = 1_000_000
 """The longest text, in characters, that is read in windows or counted to be refused."""
 
+_REPEATED: dict[PairTruncation, str] = {
+    "longest_first": "shorter text",
+    "only_first": "second text",
+    "only_second": "question",
+}
+"""What each window of a pair has whole."""
 
 QUESTION_STRIDE = 128
 """Tokens that two windows share where a question stands in each, at most; else half a window."""
@@ -77,6 +85,9 @@ class TokenizerVocabulary:
         # Llama's <s> begins a text and does not stand for it: its configuration names it so.
         begins = "bos_token" in source.config
         self.cls_id = _special_id(source, "cls_token", "[CLS]", *(() if begins else ("<s>",)))
+        self.unknown_id = _special_id(source, "unk_token", "[UNK]", "<unk>")
+        model = source.tokenizer.model
+        self.marks_subwords = bool(getattr(model, "continuing_subword_prefix", None))
 
     def find(self, token: str) -> int | None:
         """The id of a token, spelled as in the vocabulary."""
@@ -98,6 +109,11 @@ class TokenizerVocabulary:
             for apart, joined in _JOINED:
                 text = text.replace(apart, joined)
         return text
+
+    def spell(self, tokens: Sequence[str]) -> str:
+        """The text that tokens stand for, as the tokenizer's decoder writes it."""
+        decoder = self._tokenizer.decoder
+        return decoder.decode(list(tokens)) if decoder is not None else " ".join(tokens)
 
 
 def _special_id(source: TokenizerSource, name: str, *usual: str) -> int | None:
@@ -126,7 +142,7 @@ class TextTokenizer:
         self._source = source
         self._tokenizer = source.tokenizer
         self.vocabulary = TokenizerVocabulary(source)
-        special = self._tokenizer.num_special_tokens_to_add(task.truncation == "only_second")
+        special = self._tokenizer.num_special_tokens_to_add(task.truncation != "longest_first")
         if max_length <= special:
             raise LoadError(
                 f"max_length is {max_length}, but {special} special tokens alone fill that."
@@ -147,6 +163,8 @@ class TextTokenizer:
             self._given(row, rule)
             for row, rule in zip(rows, rules or [WindowRule()] * len(rows), strict=True)
         ]
+        if any(row.words is not None for row in given):
+            return [self._read_alone(row) for row in given]
         try:
             encodings = self._tokenizer.encode_batch([row.text_or_pair for row in given])
         except Exception:  # noqa: BLE001 - the library raises plain Exception; sorted out one by one
@@ -182,11 +200,13 @@ class TextTokenizer:
         if clipped:
             text = text[-most:] if self._cuts_left else text[:most]
             pair = pair[:most] if pair is not None else None
-        return _Given(text, pair, rule, limit, clipped, self._context_first)
+        return _Given(
+            text, pair, rule, limit, clipped, self._context_first, row.words, row.delimiter
+        )
 
     def _read_alone(self, given: "_Given") -> Reading | PredictionError:
         try:
-            return self._read(given, self._tokenizer.encode_batch([given.text_or_pair])[0])
+            return self._read(given, self._encode(given))
         except Exception as error:  # noqa: BLE001 - as above; its text is not passed on
             return _invalid(f"the text cannot be tokenised ({type(error).__name__})")
 
@@ -195,7 +215,7 @@ class TextTokenizer:
         length = len(full)
         if length <= given.limit and not given.clipped:
             used = len(given.text) + len(given.pair or "")
-            return Reading([self._to_record(full)], length, used)
+            return Reading([self._to_record(full, given)], length, used)
         strategy: str = self._pair_strategy
         if self._context_first:
             strategy = "only_first"
@@ -227,7 +247,7 @@ class TextTokenizer:
         questions = self._pair_strategy == "only_second"
         if room < 1:
             return _invalid(
-                f"the {'question' if questions else 'shorter text'} alone is longer than the"
+                f"the {_REPEATED[self._pair_strategy]} alone is longer than the"
                 f" {given.limit} tokens {'of a window' if questions else 'that the model reads'}:"
                 f" it has {repeated}, besides {special} special ones. Shorten it"
             )
@@ -245,10 +265,18 @@ class TextTokenizer:
             self._tokenizer.enable_truncation(
                 given.limit, stride=stride, strategy=strategy, direction=side
             )
-            first = self._tokenizer.encode_batch([given.text_or_pair])[0]
+            first = self._encode(given)
         finally:
             self._tokenizer.no_truncation()
-        return [self._to_record(each) for each in (first, *first.overflowing)]
+        return [
+            self._to_record(first, given),
+            *(self._to_record(each, given, stride) for each in first.overflowing),
+        ]
+
+    def _encode(self, given: "_Given") -> "LibraryEncoding":
+        if given.words is None:
+            return self._tokenizer.encode_batch([given.text_or_pair])[0]
+        return self._tokenizer.encode_batch([given.kept_words], is_pretokenized=True)[0]
 
     def _used(self, given: "_Given", windows: list[Encoding], part: int) -> int:
         """How many characters of the text or the pair the windows hold."""
@@ -264,21 +292,26 @@ class TextTokenizer:
             return len((given.text, given.pair or "")[part]) - min(start for start, _ in spans)
         return max(end for _, end in spans)
 
-    def _to_record(self, encoding: "LibraryEncoding") -> Encoding:
+    def _to_record(self, encoding: "LibraryEncoding", given: "_Given", shared: int = 0) -> Encoding:
+        offsets = encoding.offsets
+        if given.words is not None:  # the library counts each word's characters from its beginning
+            offsets = given.in_text(offsets, encoding.word_ids)
         return Encoding(
             ids=encoding.ids,
             type_ids=encoding.type_ids if self._has_type_ids else [],
             tokens=encoding.tokens,
-            offsets=encoding.offsets,
+            offsets=offsets,
             words=encoding.word_ids,
             parts=_swapped(encoding.sequence_ids) if self._context_first else encoding.sequence_ids,
+            shared=shared,
         )
 
 
 class _Given(msgspec.Struct, frozen=True):
     """A row, how it is to be brought to size, and whether characters were left out already.
 
-    `pair_first`: the pair stands before the text.
+    `pair_first`: the pair stands before the text. `words` are all of the row's; `text` may have been
+    clipped.
     """
 
     text: str
@@ -287,12 +320,41 @@ class _Given(msgspec.Struct, frozen=True):
     limit: int
     clipped: bool
     pair_first: bool
+    words: list[str] | None = None
+    delimiter: int = 1
 
     @property
     def text_or_pair(self) -> str | tuple[str, str]:
         if self.pair is None:
             return self.text
         return (self.pair, self.text) if self.pair_first else (self.text, self.pair)
+
+    @property
+    def kept_words(self) -> list[str]:
+        """The words of the text, or of what was left of it."""
+        words = self.words or []
+        begins = self._begins()
+        return [
+            word[: len(self.text) - begin]
+            for word, begin in zip(words, begins, strict=True)
+            if begin < len(self.text)
+        ]
+
+    def in_text(
+        self, offsets: Sequence[tuple[int, int]], words: Sequence[int | None]
+    ) -> list[tuple[int, int]]:
+        """Offsets in words as offsets in the text."""
+        begins = self._begins()
+        shifts = [0 if word is None else begins[word] for word in words]
+        return [
+            (start + shift, end + shift)
+            for (start, end), shift in zip(offsets, shifts, strict=True)
+        ]
+
+    def _begins(self) -> list[int]:
+        """Where each word begins in the text."""
+        lengths = (len(word) + self.delimiter for word in self.words or [])
+        return list(accumulate(lengths, initial=0))[:-1]
 
 
 def _swapped(parts: list[int | None]) -> list[int | None]:

@@ -146,6 +146,7 @@ def _from_transformers(name: str, settings: HandlerSettings, *, local: bool) -> 
         "model_max_length": found.model_max_length,
         "model_input_names": list(found.model_input_names),
         "pad_token": found.pad_token,
+        "unk_token": found.unk_token,
         "eos_token": found.eos_token,
         "mask_token": found.mask_token,
         "cls_token": found.cls_token,

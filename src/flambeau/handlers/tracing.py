@@ -24,6 +24,7 @@ _TEXT = "A traced model must give the same answers as the model that it was made
 _OUTPUTS: Mapping[TaskName, tuple[str, ...]] = {
     "text-classification": ("logits",),
     "token-classification": ("logits",),
+    "zero-shot-classification": ("logits",),
     "question-answering": ("start_logits", "end_logits"),
     "text-generation": ("logits",),
 }

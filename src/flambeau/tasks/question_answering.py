@@ -14,6 +14,7 @@ from flambeau.tasks.base import (
     Encoding,
     ForwardTask,
     Inputs,
+    PairTruncation,
     RowOutputs,
     RowValue,
     TextInput,
@@ -90,7 +91,7 @@ class Task(ForwardTask):
         '{"question": "...", "context": "..."}, a JSON list of those, or one with lists in it'
     )
     outputs: ClassVar[tuple[str, ...]] = ("start_logits", "end_logits")
-    truncation: ClassVar[Literal["longest_first", "only_second"]] = "only_second"
+    truncation: ClassVar[PairTruncation] = "only_second"
     truncations: ClassVar[tuple[Truncation, ...]] = ("window", "cut", "refuse")
     Parameters: ClassVar[type[BaseParameters]] = QuestionParameters
 

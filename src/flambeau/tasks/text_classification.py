@@ -1,7 +1,7 @@
 """Text classification: one label for a text or a pair of texts, with the scores of all."""
 
 from collections.abc import Sequence
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 import numpy as np
@@ -13,50 +13,119 @@ from flambeau.tasks.base import (
     BaseParameters,
     ForwardTask,
     RowOutputs,
+    RowValue,
     TextInput,
-    sigmoid,
-    softmax,
+    WindowRule,
+    class_scores,
+    window_weights,
 )
 from flambeau.types import JsonValue, TaskName
 
+Function = Literal["sigmoid", "softmax", "none"]
 
-class Parameters(BaseParameters, frozen=True, kw_only=True):
-    """`top_k`: only so many labels, the best ones."""
 
-    top_k: Annotated[int, msgspec.Meta(ge=1)] | None = None
+class ClassificationParameters(BaseParameters, frozen=True, kw_only=True):
+    """What a request may set.
+
+    `top_k`: so many labels, the best ones; null: all. `function_to_apply` makes scores of logits;
+    None: the problem type decides. `max_length`: tokens of a text that are read. `padding` changes
+    nothing here. `return_all_scores` is the pipelines' older name for `top_k` null.
+    """
+
+    top_k: Annotated[int, msgspec.Meta(ge=1)] | msgspec.UnsetType | None = msgspec.UNSET
+    function_to_apply: Function | None = None
+    return_all_scores: bool | None = None
+    max_length: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    padding: bool | Literal["longest", "max_length", "do_not_pad"] | None = None
+
+
+class ObjectInput(TextInput, frozen=True):
+    """A text or a pair that came as an object: the pipeline's answer to it has no list around."""
 
 
 class Task(ForwardTask):
-    """Legacy answer: the label. Full answer: all labels with scores, the best first."""
+    """Legacy answer: the label. Full answer: all labels with scores, the best first.
+
+    A text that is read in windows has the mean of its windows' scores, weighted by how many tokens
+    each is the first to read.
+    """
 
     name: ClassVar[TaskName] = "text-classification"
     example: ClassVar[JsonValue] = "Flambeau carries the torch on."
     has_labels: ClassVar[bool] = True
+    accepts: ClassVar[str] = (
+        'plain text, {"text": "..."}, {"text": "...", "text_pair": "..."} or a JSON list of those'
+    )
     outputs: ClassVar[tuple[str, ...]] = ("logits",)
-    Parameters: ClassVar[type[BaseParameters]] = Parameters
+    Parameters: ClassVar[type[BaseParameters]] = ClassificationParameters
+
+    @override
+    def translate(self, given: dict[str, Any]) -> dict[str, Any]:
+        function = given.get("function_to_apply")
+        if not isinstance(function, str):
+            return given
+        lower = function.lower()
+        return given | {"function_to_apply": None if lower == "default" else lower}
+
+    @override
+    def window_rule(self, parameters: ClassificationParameters) -> WindowRule:
+        return msgspec.structs.replace(
+            super().window_rule(parameters), max_length=parameters.max_length
+        )
+
+    @override
+    def read_entry(self, value: RowValue) -> TextInput:
+        """As every task; [["text", "pair"]] is a pair, too, as it was for the pipeline."""
+        if isinstance(value, list) and len(value) == 1:
+            pair = value[0]
+            if isinstance(pair, list) and len(pair) == 2:
+                value = {"text": pair[0], "text_pair": pair[1]}
+        entry = super().read_entry(value)
+        assert isinstance(entry, TextInput)
+        return ObjectInput(entry.text, entry.pair) if isinstance(value, dict) else entry
 
     @override
     def postprocess(
         self, rows: Sequence[RowOutputs], entry: TextInput, options: AnswerOptions
     ) -> JsonValue:
-        logits = rows[0].windows[0].outputs["logits"]
+        windows = rows[0].windows
+        parameters: ClassificationParameters = options.parameters
+        logits = np.stack([window.outputs["logits"] for window in windows])
+        if options.shape == "legacy" and len(windows) == 1:
+            return self.label(int(logits.argmax()))
+        of_windows = class_scores(logits, self.head.problem_type, parameters.function_to_apply)
+        scores = window_weights(windows) @ of_windows
         if options.shape == "legacy":
-            return self.label(int(np.argmax(logits)))
-        scores = self.scores(logits)
-        best_first = np.argsort(-scores, kind="stable")
-        best_first = best_first[: options.parameters.top_k]
-        return [
-            {"label": self.label(int(index)), "score": float(scores[index])} for index in best_first
-        ]
+            return self.label(int(scores.argmax()))
+        # float32, as the pipeline's: where that cannot tell two scores, the labels' order decides.
+        found = scores.astype(np.float32)
+        all_scores = self._all_scores(parameters)
+        if parameters.top_k is not msgspec.UNSET:
+            return self._named(found, _best(found)[: parameters.top_k])
+        if options.pipeline and all_scores:
+            answer: JsonValue = self._named(found, range(len(found)))
+        elif not options.pipeline and all_scores is not False:
+            return self._named(found, _best(found))
+        else:
+            best = self._named(found, [int(found.argmax())])
+            answer = best[0] if options.pipeline else best
+        # The pipeline puts what it makes of a string into a list, but not that of an object.
+        bare = options.many or not options.pipeline or isinstance(entry, ObjectInput)
+        return answer if bare else [answer]
 
-    def scores(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-        """One score per label, as the text-classification pipeline gives them.
+    def _all_scores(self, parameters: ClassificationParameters) -> bool | None:
+        """`return_all_scores`: the request's, else the model's configuration's."""
+        if parameters.return_all_scores is not None:
+            return parameters.return_all_scores
+        configured = self.head.config.get("return_all_scores")
+        return configured if isinstance(configured, bool) else None
 
-        Softmax over several labels, sigmoid for a single one and where several may hold at once,
-        the raw value for a regression.
-        """
-        if self.head.problem_type == "regression":
-            return logits.astype(np.float64)
-        if self.head.problem_type == "multi_label_classification" or len(logits) == 1:
-            return sigmoid(logits)
-        return softmax(logits)
+    def _named(self, scores: npt.NDArray[np.float32], chosen: Sequence[int]) -> list[JsonValue]:
+        values = scores.tolist()
+        return [{"label": self.label(index), "score": values[index]} for index in chosen]
+
+
+def _best(scores: npt.NDArray[np.float32]) -> list[int]:
+    """All labels, the best first; equal ones in the order of the labels."""
+    order: list[int] = np.argsort(-scores, kind="stable").tolist()
+    return order

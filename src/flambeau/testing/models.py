@@ -59,6 +59,7 @@ _WORDS = [
 _HEADS: Mapping[TaskName, str] = {
     "text-classification": "ForSequenceClassification",
     "token-classification": "ForTokenClassification",
+    "zero-shot-classification": "ForSequenceClassification",
     "question-answering": "ForQuestionAnswering",
     "fill-mask": "ForMaskedLM",
     "text-generation": "LMHeadModel",

@@ -23,6 +23,7 @@ from flambeau.tasks.base.records import (
     Entry,
     Head,
     ImageInput,
+    PairTruncation,
     Reading,
     Row,
     RowOutputs,
@@ -42,6 +43,7 @@ from flambeau.tasks.base.task import (
     Inputs,
 )
 from flambeau.tasks.base.tokens import Token, text_tokens
+from flambeau.tasks.base.windows import join_windows, window_weights
 
 __all__ = [
     "MAX_ENTRIES",
@@ -61,6 +63,7 @@ __all__ = [
     "InputKind",
     "Inputs",
     "NotAFileError",
+    "PairTruncation",
     "Reading",
     "Row",
     "RowOutputs",
@@ -77,6 +80,7 @@ __all__ = [
     "file_bytes",
     "infer_task",
     "is_json",
+    "join_windows",
     "json_type",
     "parse_structured_text",
     "read_parameters",
@@ -85,4 +89,5 @@ __all__ = [
     "sigmoid",
     "softmax",
     "text_tokens",
+    "window_weights",
 ]

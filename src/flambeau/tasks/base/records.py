@@ -14,6 +14,9 @@ Truncation = Literal["cut", "window", "refuse"]
 """What happens to a text that is longer than the model reads: its rest is left out, it is read in
 overlapping windows whose answers are merged, or the request is refused."""
 
+PairTruncation = Literal["longest_first", "only_first", "only_second"]
+"""Which part of a pair is cut, or read in windows, where the two together are too long."""
+
 
 class Vocabulary(Protocol):
     """What a task may ask of a model's tokenizer."""
@@ -46,6 +49,17 @@ class Vocabulary(Protocol):
     def decode(self, ids: Sequence[int], *, skip_special: bool = False) -> str:
         """The text of tokens, as Transformers' tokenizers write it."""
 
+    @property
+    def unknown_id(self) -> int | None:
+        """The token that stands for what the tokenizer does not know."""
+
+    @property
+    def marks_subwords(self) -> bool:
+        """Whether tokens that go on with a word have a prefix, as WordPiece's `##`."""
+
+    def spell(self, tokens: Sequence[str]) -> str:
+        """The text that tokens stand for, however they are spelled: what a decoder makes of them."""
+
 
 class Head(msgspec.Struct, frozen=True):
     """What a task must know about the model.
@@ -67,10 +81,16 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class TextInput(Entry, frozen=True):
-    """A text, or a pair such as question and context: what a tokenizer makes one row of."""
+    """A text, or a pair such as question and context: what a tokenizer makes one row of.
+
+    `words` are the text's where the client split it; each is tokenised on its own. `text` then is
+    the words, joined by a delimiter of `delimiter` characters.
+    """
 
     text: str
     pair: str | None = None
+    words: list[str] | None = None
+    delimiter: int = 1
 
 
 class ImageInput(Entry, frozen=True):
@@ -110,7 +130,8 @@ class Encoding(msgspec.Struct, frozen=True):
 
     `offsets` are (start, end) in characters of the part that the token comes from; `words` is the
     pre-tokenizer's word number and `parts` is 0 for the text and 1 for the pair, both None for
-    special tokens.
+    special tokens. The first `shared` tokens of the part that is read in windows are those that
+    the window before ends with.
 
     What is no text has no ids but `arrays`, as the model's `forward` takes them, without the batch's
     axis; `cost` is about how many tokens would take as long. Of sound, `offsets` has the window's
@@ -125,6 +146,7 @@ class Encoding(msgspec.Struct, frozen=True):
     offsets: list[tuple[int, int]]
     words: list[int | None]
     parts: list[int | None]
+    shared: int = 0
     arrays: Arrays = {}
     cost: int = 0
     wanted: list[int] | None = None

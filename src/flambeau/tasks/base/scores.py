@@ -13,13 +13,14 @@ def softmax(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
 
 def sigmoid(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     """Independent probabilities, computed in float64 and without overflow."""
-    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * logits.astype(np.float64))))
+    small = np.exp(-np.abs(logits.astype(np.float64)))
+    return np.asarray(np.where(logits < 0, small, 1.0) / (1.0 + small))
 
 
 def class_scores(
     logits: npt.NDArray[np.float32], problem_type: str | None, function: str | None
 ) -> npt.NDArray[np.float64]:
-    """One score per label, as the classification pipelines give them.
+    """One score per label and row of logits, as the classification pipelines give them.
 
     `function` is `sigmoid`, `softmax` or `none`; anything else leaves it to the model: sigmoid for
     a single label and where several may hold at once, the raw values for a regression, else softmax.
@@ -28,7 +29,7 @@ def class_scores(
         function = "softmax"
         if problem_type == "regression":
             function = "none"
-        elif problem_type == "multi_label_classification" or len(logits) == 1:
+        elif problem_type == "multi_label_classification" or logits.shape[-1] == 1:
             function = "sigmoid"
     if function == "none":
         return logits.astype(np.float64)

@@ -37,6 +37,7 @@ from flambeau.tasks.base.records import (
     Encoding,
     Entry,
     Head,
+    PairTruncation,
     ImageInput,
     Row,
     RowOutputs,
@@ -95,7 +96,7 @@ class BaseTask(ABC):
     reads: ClassVar[InputKind] = "text"
     has_labels: ClassVar[bool] = False
     """Whether the last axis of the model's `logits` are labels, which may have names."""
-    truncation: ClassVar[Literal["longest_first", "only_second"]] = "longest_first"
+    truncation: ClassVar[PairTruncation] = "longest_first"
     truncation_side: ClassVar[Literal["left", "right"]] = "right"
     """The end of a too long text that is cut off."""
     truncations: ClassVar[tuple[Truncation, ...]] = ("cut", "window", "refuse")
