@@ -110,11 +110,13 @@ def near(value: Any) -> Any:
 def test_offsets_are_of_the_users_string(served: Served, architecture: Architecture) -> None:
     """Whatever a text is made of, an entity's word is the text between its offsets."""
     model = served.get("token-classification", architecture)
+    found: list[str] = []
 
     @quick
     @given(texts)
     def check(text: str) -> None:
         (entities,) = model(text)
+        found.extend(entity["word"] for entity in entities)
         for entity in entities:
             word = text[entity["start"] : entity["end"]]
             assert word == entity["word"] == word.strip() != ""
@@ -128,6 +130,8 @@ def test_offsets_are_of_the_users_string(served: Served, architecture: Architect
                 assert text[start:end].strip() == spelt
 
     check()
+    assert any(word.isascii() for word in found)
+    assert any(not word.isascii() for word in found)
 
 
 @pytest.mark.parametrize("strategy", [None, "none", "simple", "first", "average", "max"])
@@ -139,6 +143,7 @@ def test_windows_lose_and_double_nothing(
     whole = served.get("token-classification", architecture, MAX_POSITIONS)
     small = served.get("token-classification", architecture, READS)
     parameters = {"aggregation_strategy": strategy} if strategy else {}
+    compared: list[int] = []
 
     @settings(quick, max_examples=12)
     @given(texts, st.integers(0, READS - 3), st.booleans())
@@ -152,8 +157,11 @@ def test_windows_lose_and_double_nothing(
             assert isinstance(found, list)
         else:
             assert found == near(expected)
+            if len(found) > READS // 4:  # it cannot have fitted into one window
+                compared.append(stride)
 
     check()
+    assert len(set(compared)) > 1
 
 
 @pytest.mark.parametrize("task", TASKS)
