@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from flambeau.errors import PredictionError
-from flambeau.handlers.native import TOKENS_HEADER, TRUNCATED_HEADER
+from flambeau.handlers.native_jobs import TOKENS_HEADER, TRUNCATED_HEADER
 from flambeau.testing.models import MAX_POSITIONS, Architecture, tiny_model
 from flambeau.testing.native import ServedNative
 from flambeau.types import TaskName
@@ -20,6 +20,8 @@ from tests.handlers.native_models import LABELS, one_thread
 __all__ = ["one_thread"]  # a fixture
 
 NLI = ["contradiction", "neutral", "entailment"]
+SEED = 3
+"""Of the weights: with these, known words and unknown ones are among what is found."""
 READS = 20
 """Tokens that the models of `Small` read at once."""
 ASKED = {
@@ -49,9 +51,15 @@ words = st.sampled_from(
     ]
 )
 gaps = st.sampled_from([" ", " ", " ", "  ", "\n", "\t ", "", "\u00a0"])
-texts = st.lists(st.tuples(gaps, words), min_size=1, max_size=40).map(
-    lambda parts: "".join(gap + word for gap, word in parts)
-)
+
+
+def some(least: int, most: int) -> st.SearchStrategy[str]:
+    """Texts of so many words."""
+    parts = st.lists(st.tuples(gaps, words), min_size=least, max_size=most)
+    return parts.map(lambda pairs: "".join(gap + word for gap, word in pairs))
+
+
+texts = some(1, 40)
 
 
 class Served:
@@ -70,7 +78,7 @@ class Served:
             folder = self._root / f"{task}-{architecture}"
             if not folder.is_dir():
                 labels = NLI if task == "zero-shot-classification" else LABELS
-                tiny_model(folder, task, architecture, labels=labels)
+                tiny_model(folder, task, architecture, labels=labels, seed=SEED)
                 if task == "token-classification":
                     _blind(folder / "model.safetensors")
             self._made[key] = ServedNative(folder, task=task, max_length=reads)
@@ -142,11 +150,13 @@ def test_windows_lose_and_double_nothing(
     """A model that looks at single tokens finds the same in windows as in one, whatever they share."""
     whole = served.get("token-classification", architecture, MAX_POSITIONS)
     small = served.get("token-classification", architecture, READS)
-    parameters = {"aggregation_strategy": strategy} if strategy else {}
+    parameters: dict[str, object] = {"details": True, "ignore_labels": []}
+    if strategy:
+        parameters["aggregation_strategy"] = strategy
     compared: list[int] = []
 
     @settings(quick, max_examples=12)
-    @given(texts, st.integers(0, READS - 3), st.booleans())
+    @given(some(8, 20), st.integers(0, READS - 3), st.booleans())
     def check(text: str, stride: int, plain: bool) -> None:
         form = {"text": text} if plain else {"inputs": text}
         expected, found = (
@@ -154,14 +164,14 @@ def test_windows_lose_and_double_nothing(
             for model, asked in ((whole, {"truncation": "refuse"}), (small, {"stride": stride}))
         )
         if isinstance(expected, PredictionError):  # longer than the one window
-            assert isinstance(found, list)
+            assert found["usage"]["windows"] > 1
         else:
-            assert found == near(expected)
-            if len(found) > READS // 4:  # it cannot have fitted into one window
+            assert found["outputs"] == near(expected["outputs"])
+            if found["usage"]["windows"] > 1 and len(found["outputs"]) > 1:
                 compared.append(stride)
 
     check()
-    assert len(set(compared)) > 1
+    assert len(set(compared)) > 3
 
 
 @pytest.mark.parametrize("task", TASKS)
