@@ -86,6 +86,7 @@ class TokenizerVocabulary:
         begins = "bos_token" in source.config
         self.cls_id = _special_id(source, "cls_token", "[CLS]", *(() if begins else ("<s>",)))
         self.unknown_id = _special_id(source, "unk_token", "[UNK]", "<unk>")
+        self._decoder = source.tokenizer.decoder
         model = source.tokenizer.model
         self.marks_subwords = bool(getattr(model, "continuing_subword_prefix", None))
 
@@ -112,8 +113,10 @@ class TokenizerVocabulary:
 
     def spell(self, tokens: Sequence[str]) -> str:
         """The text that tokens stand for, as the tokenizer's decoder writes it."""
-        decoder = self._tokenizer.decoder
-        return decoder.decode(list(tokens)) if decoder is not None else " ".join(tokens)
+        if self._decoder is None:
+            return " ".join(tokens)
+        text: str = self._decoder.decode(list(tokens))
+        return text
 
 
 def _special_id(source: TokenizerSource, name: str, *usual: str) -> int | None:

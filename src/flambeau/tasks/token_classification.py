@@ -225,9 +225,9 @@ class Task(ForwardTask):
             for index, (begin, tag) in enumerate(tags)
             if not index or begin or tag != tags[index - 1][1]
         ]
-        values = scores.max(axis=-1)
+        means: list[float] = _means(scores.max(axis=-1), begins).tolist()
         entities: list[JsonValue] = []
-        for first, behind in pairwise([*begins, len(words)]):
+        for mean, (first, behind) in zip(means, pairwise([*begins, len(words)]), strict=True):
             group = labels[first].split("-", 1)[-1]
             if group in ignored:
                 continue
@@ -237,7 +237,7 @@ class Task(ForwardTask):
             entities.append(
                 {
                     "entity_group": group,
-                    "score": float(values[first:behind].mean()),
+                    "score": mean,
                     "word": vocabulary.spell(list(parts)),
                     "start": words[first][0].start,
                     "end": words[behind - 1][-1].end,
@@ -284,12 +284,17 @@ def _word_scores(scores: Scores, begins: list[int], strategy: Strategy) -> Score
     if strategy == "first":
         return scores[begins]
     if strategy == "average":
-        counts = np.diff([*begins, len(scores)])
-        sums = np.add.reduceat(scores, begins, axis=0)
-        return np.asarray(sums / counts[:, None], dtype=np.float32)
+        return _means(scores, begins)
     best = scores.max(axis=-1)
     spans = pairwise([*begins, len(scores)])
     return scores[[first + int(best[first:behind].argmax()) for first, behind in spans]]
+
+
+def _means(scores: Scores, begins: list[int]) -> Scores:
+    """The mean over each stretch of the first axis; a stretch ends where the next begins."""
+    counts = np.diff([*begins, len(scores)])
+    sums = np.add.reduceat(scores, begins, axis=0)
+    return np.asarray((sums.T / counts).T, dtype=np.float32)
 
 
 def _iob_tag(label: str) -> tuple[bool, str]:
