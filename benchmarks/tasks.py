@@ -77,17 +77,19 @@ def _question(text: str) -> JsonValue:
 CASES = [
     Case("text-classification", "text-classification", str, SENTIMENT, per_token=False),
     Case(
-        "the pipelines' form",
+        "text-classification, pipelines' form",
         "text-classification",
         _pipeline(top_k=None),
         SENTIMENT,
         per_token=False,
     ),
     Case("token-classification", "token-classification", str, ENTITIES),
-    Case("the pipelines' form: none", "token-classification", _pipeline(), ENTITIES),
+    Case(
+        "token-classification, pipelines' form: none", "token-classification", _pipeline(), ENTITIES
+    ),
     *(
         Case(
-            f"the pipelines' form: {strategy}",
+            f"token-classification, pipelines' form: {strategy}",
             "token-classification",
             _pipeline(aggregation_strategy=strategy),
             ENTITIES,
