@@ -257,7 +257,7 @@ def change_config(bert: Path, **values: object) -> None:
         (lambda bert: (bert / "model.safetensors").unlink(), "no file named model.safe"),
         (lambda bert: change_config(bert, hidden_size=16), "has the shape"),
         (lambda bert: change_config(bert, model_type="nothing"), "cannot be loaded"),
-        (lambda bert: change_config(bert, architectures=["BertForMaskedLM"]), "Give --task"),
+        (lambda bert: change_config(bert, architectures=["BertForPreTraining"]), "Give --task"),
         (
             lambda bert: change_config(
                 bert, model_type="own", auto_map={"AutoConfig": "own.OwnConfig"}
