@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from typing_extensions import override
 
 from flambeau.errors import PredictionError
 from flambeau.testing.native import ServedNative
@@ -24,6 +25,7 @@ class Case(msgspec.Struct, frozen=True):
     parameters: dict[str, Any]
     outputs: Any
 
+    @override
     def __str__(self) -> str:
         return f"{self.inputs!r:.160} with {self.parameters}"
 
