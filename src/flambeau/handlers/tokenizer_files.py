@@ -2,11 +2,13 @@
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
 from flambeau.errors import LoadError, first_line
+from flambeau.handlers import tokenizer_classes, vocabularies
 from flambeau.handlers.settings import HandlerSettings, read_json_object
 from flambeau.handlers.tokenizer import TextTokenizer, TokenizerSource
 from flambeau.tasks.base import BaseTask, GenerationTask
@@ -23,6 +25,7 @@ _VOCABULARIES = (
     "vocab.txt",
     "vocab.json",
     "spiece.model",
+    "spm.model",
     "sentencepiece.bpe.model",
     "tokenizer.model",
 )
@@ -56,7 +59,7 @@ def load_tokenizer(
     `model_name` from the Hugging Face cache or hub, as TorchServe's example did. Raises `LoadError`
     that names what was tried.
     """
-    source = _find(model_dir, settings)
+    source = _find(model_dir, settings, config)
     _check_lower_case(source.tokenizer, settings)
     max_length = _max_length(settings, config, source.config)
     if issubclass(task, GenerationTask):
@@ -66,19 +69,20 @@ def load_tokenizer(
     return TextTokenizer(source, task, max_length, _pad_id(source, config))
 
 
-def _find(model_dir: Path, settings: HandlerSettings) -> TokenizerSource:
-    saved = model_dir / "tokenizer.json"
-    if saved.is_file():
-        return _from_file(saved, read_json_object(model_dir / "tokenizer_config.json"))
+def _find(
+    model_dir: Path, settings: HandlerSettings, config: Mapping[str, object]
+) -> TokenizerSource:
+    if (model_dir / "tokenizer.json").is_file():
+        return _from_folder(model_dir, config)
     tried = [f"tokenizer.json in the archive: not there (it has {_listing(model_dir)})"]
     if any((model_dir / name).is_file() for name in _VOCABULARIES):
         try:
-            return _from_transformers(str(model_dir), settings, local=True)
+            return _from_vocabulary(model_dir, settings, config)
         except Exception as error:  # noqa: BLE001 - any failure means: try the next source
             tried.append(f"the archive's vocabulary: {first_line(error)}")
     if settings.model_name:
         try:
-            source = _from_hub(settings.model_name, settings)
+            source = _from_hub(settings.model_name, settings, config)
         except Exception as error:  # noqa: BLE001 - as above
             tried.append(f"{settings.model_name} on the hub: {first_line(error)}")
         else:
@@ -96,36 +100,78 @@ def _find(model_dir: Path, settings: HandlerSettings) -> TokenizerSource:
     )
 
 
-def _from_file(path: Path, config: dict[str, object]) -> TokenizerSource:
+def _from_folder(folder: Path, config: Mapping[str, object]) -> TokenizerSource:
+    """`tokenizer.json`, brought to what the other files say."""
+    given = read_settings(folder)
+    name = tokenizer_classes.class_name(given, config)
     try:
-        return TokenizerSource(Tokenizer.from_file(str(path)), config)
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        if name in vocabularies.OWN_FIRST_SPACE and given.get("add_prefix_space") is not None:
+            # Where it is set, transformers 4.57.6 built the tokenizer anew.
+            tokenizer = vocabularies.build(name, folder, given) or tokenizer
+        # Without that file nobody knows better than tokenizer.json what the model was trained with.
+        if name and (folder / "tokenizer_config.json").is_file():
+            tokenizer_classes.honour(tokenizer, name, given)
     except Exception as error:
         raise LoadError(f"tokenizer.json cannot be read: {first_line(error)}.") from error
+    return TokenizerSource(tokenizer, with_defaults(name, given))
 
 
-def _from_hub(model_name: str, settings: HandlerSettings) -> TokenizerSource:
+def _from_vocabulary(
+    model_dir: Path, settings: HandlerSettings, config: Mapping[str, object]
+) -> TokenizerSource:
+    given = read_settings(model_dir)
+    name = tokenizer_classes.class_name(given, config)
+    if settings.do_lower_case is not None:
+        given["do_lower_case"] = settings.do_lower_case
+    tokenizer = vocabularies.build(name, model_dir, given)
+    if tokenizer is None:
+        return _from_transformers(str(model_dir), settings, local=True)
+    tokenizer_classes.honour(tokenizer, name, given)
+    return TokenizerSource(tokenizer, with_defaults(name, given))
+
+
+def read_settings(folder: Path) -> dict[str, object]:
+    """`tokenizer_config.json`, and the special tokens of files older than their place in it."""
+    given = read_json_object(folder / "tokenizer_config.json")
+    if "added_tokens_decoder" not in given:
+        given |= read_json_object(folder / "special_tokens_map.json")
+    return given
+
+
+def with_defaults(name: str, given: Mapping[str, object]) -> dict[str, object]:
+    """The settings, with what the tokenizer's class has where they say nothing."""
+    known = tokenizer_classes.CLASSES.get(name)
+    return {**(known.defaults() if known else {}), **given}
+
+
+def _from_hub(
+    model_name: str, settings: HandlerSettings, config: Mapping[str, object]
+) -> TokenizerSource:
     """From the cache without asking the network where it is there, else from the hub."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
+    def cached(file: str) -> Path:
+        return Path(
+            hf_hub_download(model_name, file, revision=settings.revision, local_files_only=True)
+        )
+
     def fetch(file: str) -> Path:
         try:
-            found = hf_hub_download(
-                model_name, file, revision=settings.revision, local_files_only=True
-            )
+            return cached(file)
         except LocalEntryNotFoundError:
-            found = hf_hub_download(model_name, file, revision=settings.revision)
-        return Path(found)
+            return Path(hf_hub_download(model_name, file, revision=settings.revision))
 
     try:
-        path = fetch("tokenizer.json")
+        folder = fetch("tokenizer.json").parent
     except Exception:  # noqa: BLE001 - the repository may have a vocabulary only
         return _from_transformers(model_name, settings, local=False)
-    try:
-        config = read_json_object(fetch("tokenizer_config.json"))
-    except OSError:
-        config = {}
-    return _from_file(path, config)
+    with suppress(OSError):
+        fetch("tokenizer_config.json")
+    with suppress(OSError):  # few have it alone, and none needs it enough to wait for a network
+        cached("special_tokens_map.json")
+    return _from_folder(folder, config)
 
 
 def _from_transformers(name: str, settings: HandlerSettings, *, local: bool) -> TokenizerSource:
