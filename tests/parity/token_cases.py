@@ -52,6 +52,8 @@ class Folder:
     """Keys that tokenizer_config.json is to lack."""
     json: dict[str, Any] = field(default_factory=dict)
     """Parts of tokenizer.json that are to be others."""
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Further files."""
     full: bool = False
 
     def texts(self) -> list[int]:
@@ -68,6 +70,8 @@ class Folder:
         file.write_text(json.dumps({k: v for k, v in settings.items() if k not in self.remove}))
         saved = folder / "tokenizer.json"
         saved.write_text(json.dumps({**json.loads(saved.read_text()), **self.json}))
+        for name, content in self.files.items():
+            (folder / name).write_text(json.dumps(content))
         for name in self.without:
             (folder / name).unlink()
 
@@ -150,6 +154,17 @@ FOLDERS: dict[str, Folder] = {
     "t5 without settings": Folder("t5", ("tokenizer_config.json",)),
     "xlm-roberta without settings": Folder(
         "xlm-roberta", ("tokenizer.json", "tokenizer_config.json")
+    ),
+    "bert with older files from its vocabulary": Folder(
+        "bert",
+        _JSON,
+        files={
+            "special_tokens_map.json": {"mask_token": "[MASK]", "bos_token": "[E1]"},
+            "added_tokens.json": {"lovelace": 420, "[E1]": 421},
+        },
+    ),
+    "gpt2 with an end of its own": Folder(
+        "gpt2", files={"special_tokens_map.json": {"pad_token": "wor", "eos_token": "the"}}
     ),
     "bert with a token more": Folder(
         "bert",

@@ -51,6 +51,7 @@ _COMPANIONS = (
     "generation_config.json",
     *TOKENIZER_FILES,
     "spiece.model",
+    "spm.model",
     "sentencepiece.bpe.model",
     "tokenizer.model",
 )

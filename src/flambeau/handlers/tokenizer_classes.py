@@ -121,8 +121,11 @@ def class_name(tokenizer_config: Mapping[str, object], config: Mapping[str, obje
 
 
 def special_tokens(name: str, config: Mapping[str, Any]) -> list[AddedToken]:
-    """The special tokens of a class with the settings of a folder, in the order of their roles."""
-    known = CLASSES[name]
+    """The special tokens of a class with the settings of a folder, in the order of their roles.
+
+    No name: those of the settings alone.
+    """
+    known = CLASSES[name] if name else TokenizerClass()
     found = []
     for role in _ROLES:
         token = config.get(f"{role}_token", known.special.get(role))
@@ -209,19 +212,28 @@ def add_first_and_last_token(tokenizer: Tokenizer, config: Mapping[str, Any]) ->
 
 
 def _add_missing_tokens(tokenizer: Tokenizer, name: str, config: Mapping[str, Any]) -> None:
-    """Tokens that tokenizer_config.json lists and tokenizer.json lacks."""
+    """Add tokens that the settings list and name, and those of the class that are in the vocabulary.
+
+    A token of the class alone that is not there would get an id that the model has not.
+    """
     known = tokenizer.get_added_tokens_decoder()
-    listed: dict[str, dict[str, Any]] = config.get("added_tokens_decoder") or {}
-    added = [_added_token(fields) for _, fields in sorted(listed.items(), key=lambda x: int(x[0]))]
     same = {repr(token) for token in known.values()}
-    missing = [token for token in added if repr(token) not in same]
+    missing = [token for token in listed_tokens(config) if repr(token) not in same]
     contents = {token.content for token in (*known.values(), *missing)}
+    named = {token.content for token in special_tokens("", config)}
     for token in special_tokens(name, config):
-        # A token of the class that the vocabulary has not would get an id that the model has not.
-        if token.content not in contents and tokenizer.token_to_id(token.content) is not None:
+        in_vocabulary = tokenizer.token_to_id(token.content) is not None
+        if token.content not in contents and (in_vocabulary or token.content in named):
             contents.add(token.content)
             missing.append(token)
     tokenizer.add_tokens(missing)
+
+
+def listed_tokens(config: Mapping[str, Any]) -> list[AddedToken]:
+    """The tokens of `added_tokens_decoder`, in the order of their ids."""
+    listed: dict[str, dict[str, Any]] = config.get("added_tokens_decoder") or {}
+    in_order = sorted(listed.items(), key=lambda item: int(item[0]))
+    return [_added_token(fields) for _, fields in in_order]
 
 
 def _added_token(fields: Mapping[str, Any]) -> AddedToken:

@@ -106,14 +106,19 @@ def _from_folder(folder: Path, config: Mapping[str, object]) -> TokenizerSource:
     name = tokenizer_classes.class_name(given, config)
     try:
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        if name in vocabularies.OWN_FIRST_SPACE and given.get("add_prefix_space") is not None:
-            # Where it is set, transformers 4.57.6 built the tokenizer anew.
-            tokenizer = vocabularies.build(name, folder, given) or tokenizer
-        # Without that file nobody knows better than tokenizer.json what the model was trained with.
-        if name and (folder / "tokenizer_config.json").is_file():
-            tokenizer_classes.honour(tokenizer, name, given)
     except Exception as error:
         raise LoadError(f"tokenizer.json cannot be read: {first_line(error)}.") from error
+    # Without that file nobody knows better than tokenizer.json what the model was trained with.
+    if name and (folder / "tokenizer_config.json").is_file():
+        try:
+            if name in vocabularies.OWN_FIRST_SPACE and given.get("add_prefix_space") is not None:
+                # Where it is set, transformers 4.57.6 built the tokenizer anew.
+                tokenizer = vocabularies.build(name, folder, given) or tokenizer
+            tokenizer_classes.honour(tokenizer, name, given)
+        except Exception as error:
+            raise LoadError(
+                f"tokenizer_config.json does not fit a {name}: {first_line(error)}."
+            ) from error
     return TokenizerSource(tokenizer, with_defaults(name, given))
 
 
@@ -132,11 +137,22 @@ def _from_vocabulary(
 
 
 def read_settings(folder: Path) -> dict[str, object]:
-    """`tokenizer_config.json`, and the special tokens of files older than their place in it."""
+    """`tokenizer_config.json`, and the added tokens of files older than their place in it."""
     given = read_json_object(folder / "tokenizer_config.json")
-    if "added_tokens_decoder" not in given:
-        given |= read_json_object(folder / "special_tokens_map.json")
-    return given
+    if "added_tokens_decoder" in given:
+        return given
+    special = read_json_object(folder / "special_tokens_map.json")
+    added = read_json_object(folder / "added_tokens.json")
+    if added:
+        given["added_tokens_decoder"] = {
+            str(index): {
+                "content": token,
+                "special": token in special.values(),
+                "normalized": token not in special.values(),
+            }
+            for token, index in added.items()
+        }
+    return given | special
 
 
 def with_defaults(name: str, given: Mapping[str, object]) -> dict[str, object]:

@@ -25,7 +25,11 @@ from flambeau.handlers.sentencepiece_model import (
     SentencePieceModel,
     read_sentencepiece_model,
 )
-from flambeau.handlers.tokenizer_classes import add_first_and_last_token, special_tokens
+from flambeau.handlers.tokenizer_classes import (
+    add_first_and_last_token,
+    listed_tokens,
+    special_tokens,
+)
 
 _SPACE = "\u2581"
 """What SentencePiece writes for a space."""
@@ -46,7 +50,7 @@ def build(name: str, folder: Path, config: Config) -> Tokenizer | None:
     if builder is None or not all(path.is_file() for path in paths):
         return None
     tokenizer = builder(paths, config)
-    tokenizer.add_tokens(special_tokens(name, config))
+    tokenizer.add_tokens([*listed_tokens(config), *special_tokens(name, config)])
     return tokenizer
 
 
