@@ -242,7 +242,10 @@ def _text_to_text(model: str) -> Asked:
     yield texts[:2], {**short, "num_beams": 3, "num_return_sequences": 2}
     yield texts[1], {**short, "min_new_tokens": 8, "no_repeat_ngram_size": 2}
     yield texts[1], {**short, "clean_up_tokenization_spaces": True}
-    if "summaries" in model or "t5-translations" in model:
+    if "marian" in model:
+        yield ">>fr<< The house is green.", {}
+        yield ">>de<<The house is green.", short
+    if "summaries" in model or "t5-translations" in model or "marian" in model:
         yield texts[0], {}
         yield texts[:2], {}
         yield LONG[:150], {}

@@ -48,8 +48,10 @@ class Models:
         folder = self.folder(name)
         if name not in self._loaded:
             model_class = getattr(transformers, HEADS[MODELS[name].task])
+            model, report = model_class.from_pretrained(folder, output_loading_info=True)
+            assert not report["missing_keys"], f"{name} lacks {report['missing_keys']}"
             self._loaded[name] = (
-                model_class.from_pretrained(folder).eval(),
+                model.eval(),
                 transformers.AutoTokenizer.from_pretrained(folder, use_fast=True),
             )
         model, tokenizer = self._loaded[name]

@@ -2,7 +2,7 @@
 
 Run by hand, with the last transformers that had every text pipeline, and with sentencepiece:
 
-    PYTHONPATH=. python tests/parity/make_tokenizers.py
+    PYTHONPATH=. python tests/parity/make_tokenizers.py [family ...]
 
 Each family's folder gets the vocabulary files that the family's first checkpoints had, and the
 `tokenizer.json` that transformers 4.57.6 converts them to. Two runs train unlike vocabularies
@@ -11,6 +11,7 @@ Each family's folder gets the vocabulary files that the family's first checkpoin
 
 import json
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -96,6 +97,8 @@ def sentence_pieces(file: Path, **options: object) -> None:
             options["normalization_rule_tsv"] = str(rules)
         else:
             options["normalization_rule_name"] = "identity"
+        text = Path(temporary) / "text"
+        text.write_text(str(options.pop("text", CORPUS.read_text())))
         prefix = Path(temporary) / "model"
         settings: dict[str, object] = {
             "vocab_size": VOCABULARY,
@@ -105,7 +108,7 @@ def sentence_pieces(file: Path, **options: object) -> None:
         }
         settings |= options
         sentencepiece.SentencePieceTrainer.train(
-            input=str(CORPUS), model_prefix=str(prefix), **settings
+            input=str(text), model_prefix=str(prefix), **settings
         )
         shutil.copy(f"{prefix}.model", file)
 
@@ -199,13 +202,39 @@ def write_vocabulary(family: str, folder: Path) -> None:
     elif family in SENTENCE_PIECES:
         name, options = SENTENCE_PIECES[family]
         sentence_pieces(folder / name, **options)
+    elif family == "marian":
+        marian(folder)
     else:
         modern_bert().save(str(folder / "tokenizer.json"))
 
 
+def marian(folder: Path) -> None:
+    """Marian's: a model for each language, and one list of ids for the pieces of both."""
+    for name, first in (("source.spm", 0), ("target.spm", 1)):
+        kept = "\n".join(lines()[first::2])
+        sentence_pieces(folder / name, text=kept, vocab_size=260, unk_id=1, bos_id=-1, eos_id=0)
+    pieces: dict[str, int] = {}
+    for token in [
+        "</s>",
+        "<unk>",
+        *_pieces(folder / "source.spm"),
+        *_pieces(folder / "target.spm"),
+    ]:
+        pieces.setdefault(token, len(pieces))
+    for token in (">>fr<<", ">>de<<", "<pad>"):
+        pieces[token] = len(pieces)
+    (folder / "vocab.json").write_text(json.dumps(pieces, ensure_ascii=False) + "\n")
+
+
+def _pieces(file: Path) -> list[str]:
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(file))
+    return [processor.id_to_piece(index) for index in range(processor.get_piece_size())]
+
+
 def main() -> None:
-    """Write every family's folder anew."""
-    for family, settings in FAMILIES.items():
+    """Write the families' folders anew."""
+    for family in sys.argv[1:] or FAMILIES:
+        settings = FAMILIES[family]
         folder = TOKENIZERS / family
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -217,7 +246,8 @@ def main() -> None:
             (folder / "config.json").write_text(json.dumps({"model_type": family}))
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, use_fast=True)
             (folder / "config.json").unlink()
-            assert tokenizer.is_fast
+            if not tokenizer.is_fast:
+                continue
             tokenizer.save_pretrained(temporary)
             saved = Path(temporary) / "tokenizer.json"
             # Compact: only programs read it.

@@ -38,6 +38,7 @@ HEADS: "dict[TaskName, str]" = {
     "summarization": "AutoModelForSeq2SeqLM",
     "translation": "AutoModelForSeq2SeqLM",
 }
+_OF_CONFIG = ("bos_token_id", "pad_token_id", "eos_token_id", "decoder_start_token_id")
 _EMBEDDINGS = ("embed", "shared", "wte", "wpe", "relative_attention_bias")
 _GAINS = (
     ("qa_outputs", 6.0),
@@ -56,7 +57,7 @@ _GAINS = (
     ("attn.k", 2.5),
     ("attn", 2.0),
     ("attention", 2.0),
-    ("fc2", 2.0),
+    ("fc2", 6.0),
 )
 """How strong a layer is, by the first part of its name that fits: heads that tell texts apart, and
 attention that looks at few tokens."""
@@ -86,10 +87,10 @@ def write_model(spec: ModelSpec, folder: Path) -> str:
     """Write weights, configuration and tokenizer; returns the weights' digest."""
     family = FAMILIES[spec.family]
     shutil.copytree(TOKENIZERS / spec.family, folder)
-    vocabulary = json.loads((folder / "tokenizer.json").read_text())
-    ids = [token["id"] for token in vocabulary["added_tokens"]]
-    size = max(len(vocabulary["model"]["vocab"]), *(index + 1 for index in ids))
+    size = vocabulary_size(folder)
     config = {"model_type": spec.family, "vocab_size": size, **family.config, **spec.config}
+    if spec.family == "marian":  # its padding, with which texts begin, is the last token
+        config |= {"pad_token_id": size - 1, "decoder_start_token_id": size - 1}
     (folder / "config.json").write_text(json.dumps(config, indent=1))
     loaded = transformers.AutoConfig.from_pretrained(folder)
     model = getattr(transformers, HEADS[spec.task]).from_config(loaded)
@@ -102,11 +103,23 @@ def write_model(spec: ModelSpec, folder: Path) -> str:
     config["architectures"] = [type(model).__name__]
     (folder / "config.json").write_text(json.dumps(config, indent=1))
     if spec.generation is not None:
-        (folder / "generation_config.json").write_text(json.dumps(spec.generation, indent=1))
+        same = {name: config[name] for name in _OF_CONFIG if name in config}
+        generation = {**same, **spec.generation}
+        (folder / "generation_config.json").write_text(json.dumps(generation, indent=1))
     digest = hashlib.sha256()
     for name, tensor in tensors.items():
         digest.update(name.encode() + str(tensor.shape).encode() + tensor.tobytes())
     return digest.hexdigest()[:16]
+
+
+def vocabulary_size(folder: Path) -> int:
+    """How many ids a tokenizer has."""
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        return len(json.loads((folder / "vocab.json").read_text()))
+    saved: dict[str, Any] = json.loads(file.read_text())
+    ids: list[int] = [token["id"] for token in saved["added_tokens"]]
+    return max(len(saved["model"]["vocab"]), *(index + 1 for index in ids))
 
 
 def _numbers(name: str, value: NDArray[Any], seed: str) -> NDArray[np.float32]:

@@ -123,15 +123,27 @@ MODELS: dict[str, ModelSpec] = {
         "llama", "text-generation", generation={"bos_token_id": 1, "eos_token_id": 2}
     ),
     "t5-text": ModelSpec("t5", "text2text-generation", _UNTIED, generation=_T5_END),
-    "bart-text": ModelSpec("bart", "text2text-generation", _UNTIED, generation=_BART_END),
+    "bart-text": ModelSpec(
+        "bart", "text2text-generation", generation={**_BART_END, "no_repeat_ngram_size": 2}
+    ),
     "t5-summaries": ModelSpec("t5", "summarization", _T5_TASKS, generation=_T5_END, seed="1"),
     "bart-summaries": ModelSpec(
         "bart",
         "summarization",
-        _UNTIED,
-        generation={**_BART_END, "num_beams": 2, "max_length": 24, "min_length": 6},
+        generation={**_BART_END, "no_repeat_ngram_size": 3, "max_length": 24, "min_length": 6},
         seed="1",
     ),
     "t5-translations": ModelSpec("t5", "translation", _T5_TASKS, generation=_T5_END, seed="2"),
-    "bart-translations": ModelSpec("bart", "translation", _UNTIED, generation=_BART_END, seed="2"),
+    "marian-translations": ModelSpec(
+        "marian",
+        "translation",
+        generation={
+            "eos_token_id": [0, *range(25, 400, 25)],
+            "forced_eos_token_id": 0,
+            "num_beams": 6,
+            "max_length": 40,
+            "no_repeat_ngram_size": 2,
+        },
+    ),
+    "bart-translations": ModelSpec("bart", "translation", generation=_BART_END, seed="2"),
 }

@@ -21,6 +21,8 @@ SINGLES = [
     "hello\u2581world \u2581 x",
     "<extra_id_0> of <extra_id_1>",
     "end<|endoftext|> begin",
+    ">>fr<< The house",
+    ">>de<<The house",
     "[PAD][UNK] <pad><unk>",
     "x" * 120 + " y",
     "co\u00adop\u200bera\u200dtion \ufeffx\u0000y\u0007z",
@@ -37,7 +39,7 @@ PAIRS = [
     ("", TEXTS[0]),
     (" a ", " b "),
 ]
-SOME = [0, 2, 5, 6, 7, 8, 9, 13, 19, 28]
+SOME = [0, 2, 5, 6, 7, 8, 9, 13, 19, 30]
 """The texts that variants of a folder are compared by; the whole folder by all."""
 
 
@@ -69,7 +71,8 @@ class Folder:
         settings = {**json.loads(file.read_text()), **self.config}
         file.write_text(json.dumps({k: v for k, v in settings.items() if k not in self.remove}))
         saved = folder / "tokenizer.json"
-        saved.write_text(json.dumps({**json.loads(saved.read_text()), **self.json}))
+        if saved.is_file():
+            saved.write_text(json.dumps({**json.loads(saved.read_text()), **self.json}))
         for name, content in self.files.items():
             (folder / name).write_text(json.dumps(content))
         for name in self.without:
@@ -107,7 +110,7 @@ FOLDERS: dict[str, Folder] = {
     **{
         f"{family} from its vocabulary": Folder(family, _JSON, full=True)
         for family in FAMILIES
-        if family != "modernbert"
+        if family not in ("modernbert", "marian")
     },
     "bert saved with truncation and padding": Folder("bert", json=_SAVED),
     "bert cased by its settings": Folder("bert", config={"do_lower_case": False}),

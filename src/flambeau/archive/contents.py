@@ -54,6 +54,8 @@ _COMPANIONS = (
     "spm.model",
     "sentencepiece.bpe.model",
     "tokenizer.model",
+    "source.spm",
+    "target.spm",
 )
 _INDEX_SUFFIXES = (".safetensors.index.json", ".bin.index.json")
 _SKIPPED_FOLDERS = frozenset({"__pycache__", "__MACOSX"})

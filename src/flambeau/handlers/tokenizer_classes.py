@@ -74,6 +74,7 @@ CLASSES: Mapping[str, TokenizerClass] = {
     ),
     "XLMRobertaTokenizer": TokenizerClass(_ROBERTA, lstrip=True),
     "T5Tokenizer": TokenizerClass({"eos": "</s>", "unk": "<unk>", "pad": "<pad>"}),
+    "MarianTokenizer": TokenizerClass({"eos": "</s>", "unk": "<unk>", "pad": "<pad>"}),
     "LlamaTokenizer": TokenizerClass({"bos": "<s>", "eos": "</s>", "unk": "<unk>"}),
     "PreTrainedTokenizer": TokenizerClass(type_ids=True),
 }
@@ -93,6 +94,7 @@ _CLASS_OF_MODEL_TYPE: Mapping[str, str] = {
     "llama": "LlamaTokenizer",
     "longformer": "LongformerTokenizer",
     "lxmert": "LxmertTokenizer",
+    "marian": "MarianTokenizer",
     "mistral": "LlamaTokenizer",
     "mobilebert": "MobileBertTokenizer",
     "modernbert": "PreTrainedTokenizer",

@@ -34,6 +34,12 @@ from flambeau.handlers.tokenizer_classes import (
 _SPACE = "\u2581"
 """What SentencePiece writes for a space."""
 
+_NEVER = -1e6
+"""A score that no sum of others comes near."""
+
+_FOREIGN = "\ue000"
+"""A private character before pieces that texts must not be split into."""
+
 OWN_FIRST_SPACE = frozenset({"LlamaTokenizer", "T5Tokenizer"})
 """Classes whose `add_prefix_space` decides how the tokenizer is built."""
 
@@ -181,6 +187,50 @@ def _t5(paths: list[Path], config: Config) -> Tokenizer:
     _split_at_spaces(tokenizer, _scheme(config))
     _frame(tokenizer, "$A </s>", "$A </s> $B </s>")
     tokenizer.add_tokens([AddedToken(token, special=True) for token in reversed(extra)])
+    return tokenizer
+
+
+def _marian(paths: list[Path], config: Config) -> Tokenizer:  # noqa: ARG001 - no settings
+    """The source language's pieces, with the ids of a list that both languages share.
+
+    Pieces that only the other language has are in the list to be read back, marked so that no text
+    has them. Single characters are left: one that the source's model does not know stands for
+    itself where the list has it.
+    """
+    model = read_sentencepiece_model(paths[0])
+    ids: dict[str, int] = json.loads(paths[1].read_text(encoding="utf-8"))
+    scores = {piece.text: piece.score for piece in model.pieces}
+    tokens = sorted(ids, key=ids.__getitem__)
+    if [ids[token] for token in tokens] != list(range(len(tokens))):
+        raise ValueError("the ids of vocab.json are not 0, 1, 2, …")
+    languages = [token for token in tokens if token.startswith(">>") and token.endswith("<<")]
+    own = {*scores, *languages, "<unk>", "</s>", "<pad>"}
+    listed = [
+        (token, scores.get(token, _NEVER))
+        if token in own or len(token) == 1
+        else (_FOREIGN + token, _NEVER)
+        for token in tokens
+    ]
+    tokenizer = _unigrams(model, listed, unk_id=ids["<unk>"])
+    tokenizer.normalizer = normalizers.Sequence(
+        [
+            normalizers.Replace(_FOREIGN, ""),
+            *_charsmap(model),
+            normalizers.Strip(),
+            normalizers.Replace(Regex(" {2,}"), " "),
+        ]
+    )
+    _split_at_spaces(tokenizer, "always")
+    tokenizer.decoder = decoders.Sequence(
+        [
+            decoders.Replace(_FOREIGN, ""),
+            tokenizer.decoder,
+            decoders.Fuse(),
+            decoders.Strip(content=" ", left=1, right=1),
+        ]
+    )
+    _frame(tokenizer, "$A </s>", "$A $B </s>")
+    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in languages])
     return tokenizer
 
 
@@ -343,6 +393,7 @@ _BUILDERS: Mapping[str, tuple[tuple[str, ...], _Builder | None]] = {
     "DebertaV2Tokenizer": (("spm.model",), _deberta_v2),
     "XLMRobertaTokenizer": (("sentencepiece.bpe.model",), _xlm_roberta),
     "T5Tokenizer": (("spiece.model",), _t5),
+    "MarianTokenizer": (("source.spm", "vocab.json"), _marian),
     "LlamaTokenizer": (("tokenizer.model",), _llama),
 }
 """The files of a class, and what builds its tokenizer from them."""
