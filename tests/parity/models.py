@@ -98,6 +98,9 @@ def write_model(spec: ModelSpec, folder: Path) -> str:
         # What is saved, not what the module calls its tensors: the two differ in places.
         model.save_pretrained(temporary)
         saved = load_file(Path(temporary) / "model.safetensors")
+    if spec.family == "t5" and spec.config.get("tie_word_embeddings") is False:
+        # transformers 5 makes only tied ones itself, but reads a head that is in the file.
+        saved["lm_head.weight"] = saved["shared.weight"]
     tensors = {name: _numbers(name, value, spec.seed) for name, value in sorted(saved.items())}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     config["architectures"] = [type(model).__name__]
