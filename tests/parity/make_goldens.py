@@ -36,6 +36,7 @@ class Models:
         self._root = root
         self.digests: dict[str, str] = {}
         self._loaded: dict[str, Any] = {}
+        self._pipelines: dict[str, Any] = {}
 
     def folder(self, name: str) -> Path:
         folder = self._root / name
@@ -58,9 +59,13 @@ class Models:
         return model, tokenizer
 
     def pipeline(self, name: str) -> Any:
-        model, tokenizer = self.parts(name)
-        task = MODELS[name].task
-        return transformers.pipeline(task, model=model, tokenizer=tokenizer, device="cpu")
+        """Made once: making it takes the task's prefix out of the model's configuration."""
+        if name not in self._pipelines:
+            model, tokenizer = self.parts(name)
+            self._pipelines[name] = transformers.pipeline(
+                MODELS[name].task, model=model, tokenizer=tokenizer, device="cpu"
+            )
+        return self._pipelines[name]
 
 
 def answer(models: Models, case: Case) -> Any:
