@@ -27,6 +27,8 @@ from flambeau.handlers.prepare_request import (
 )
 from flambeau.testing.models import MAX_POSITIONS, Architecture, tiny_model
 from flambeau.types import TaskName
+from tests.parity.models import write_model
+from tests.parity.specs import MODELS as MODELS_BY_NAME
 
 pytestmark = pytest.mark.slow
 
@@ -176,6 +178,19 @@ def test_a_vocabulary_becomes_a_tokenizer_file(bert: Path, run: Prepare) -> None
     output, _ = run(bert, do_lower_case=True)
     encoding = Tokenizer.from_file(str(output / "tokenizer.json")).encode("THE model")
     assert encoding.tokens == ["[CLS]", "the", "model", "[SEP]"]
+
+
+def test_a_sentencepiece_model_becomes_a_tokenizer_file(run: Prepare, tmp_path: Path) -> None:
+    """Without tokenizer.json the file is the one that the model's class had, with its settings."""
+    source = tmp_path / "source"
+    write_model(MODELS_BY_NAME["xlm-roberta-topics"], source)
+    saved = json.loads((source / "tokenizer.json").read_text())
+    (source / "tokenizer.json").unlink()
+    output, _ = run(source)
+    assert json.loads((output / "tokenizer.json").read_text()) == saved
+    settings = json.loads((output / "tokenizer_config.json").read_text())
+    assert settings["tokenizer_class"] == "XLMRobertaTokenizer"
+    assert settings["mask_token"] == "<mask>"
 
 
 def test_a_tokenizer_file_wins_over_do_lower_case(bert: Path, run: Prepare) -> None:

@@ -84,3 +84,4 @@ def test_vocabularies_become_the_same_tokenizer(family: str) -> None:
     assert built is not None
     saved = json.loads((folder / "tokenizer.json").read_text())
     assert json.loads(built.to_str()) == saved
+    assert built.decode([]) == ""

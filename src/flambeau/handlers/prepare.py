@@ -5,6 +5,7 @@ never imports a model framework. The frameworks are imported late, so that what 
 request or a network is told at once.
 """
 
+import json
 import os
 import shutil
 import signal
@@ -227,6 +228,14 @@ def _save_tokenizer(
 def _convert_tokenizer(stage: Path, source: Path, do_lower_case: bool | None) -> None:
     from transformers import AutoTokenizer
 
+    from flambeau.handlers.tokenizer_files import convert_vocabulary
+
+    converted = convert_vocabulary(source, read_json_object(source / "config.json"), do_lower_case)
+    if converted is not None:
+        converted.tokenizer.save(str(stage / "tokenizer.json"))
+        settings = json.dumps(converted.config, indent=2, ensure_ascii=False)
+        (stage / "tokenizer_config.json").write_text(settings + "\n", encoding="utf-8")
+        return
     options = {} if do_lower_case is None else {"do_lower_case": do_lower_case}
     AutoTokenizer.from_pretrained(
         source, local_files_only=True, trust_remote_code=False, **options

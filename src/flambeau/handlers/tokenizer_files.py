@@ -125,15 +125,25 @@ def _from_folder(folder: Path, config: Mapping[str, object]) -> TokenizerSource:
 def _from_vocabulary(
     model_dir: Path, settings: HandlerSettings, config: Mapping[str, object]
 ) -> TokenizerSource:
-    given = read_settings(model_dir)
+    converted = convert_vocabulary(model_dir, config, settings.do_lower_case)
+    return converted or _from_transformers(str(model_dir), settings, local=True)
+
+
+def convert_vocabulary(
+    folder: Path, config: Mapping[str, object], do_lower_case: bool | None
+) -> TokenizerSource | None:
+    """The tokenizer of a folder without `tokenizer.json`; None: of a class that is not known here.
+
+    `config` is the model's `config.json`; `do_lower_case` outranks the folder's own settings.
+    """
+    given = read_settings(folder)
     name = tokenizer_classes.class_name(given, config)
-    if settings.do_lower_case is not None:
-        given["do_lower_case"] = settings.do_lower_case
-    tokenizer = vocabularies.build(name, model_dir, given)
+    if do_lower_case is not None:
+        given["do_lower_case"] = do_lower_case
+    tokenizer = vocabularies.build(name, folder, given)
     if tokenizer is None:
-        return _from_transformers(str(model_dir), settings, local=True)
-    tokenizer_classes.honour(tokenizer, name, given)
-    return TokenizerSource(tokenizer, with_defaults(name, given))
+        return None
+    return TokenizerSource(tokenizer, {"tokenizer_class": name, **with_defaults(name, given)})
 
 
 def read_settings(folder: Path) -> dict[str, object]:
