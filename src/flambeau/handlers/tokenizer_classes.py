@@ -20,18 +20,21 @@ class TokenizerClass(msgspec.Struct, frozen=True):
 
     `normalized`: roles whose tokens are looked for in the normalised text. `lstrip`: the mask takes
     the spaces before it. `type_ids`: the first text of a pair is told from the second.
+    `pads_left`: short rows are filled up at their start.
     """
 
     special: dict[str, str] = {}
     normalized: frozenset[str] = frozenset()
     lstrip: bool = False
     type_ids: bool = False
+    pads_left: bool = False
 
     def defaults(self) -> dict[str, object]:
         """What holds where `tokenizer_config.json` says nothing."""
         names = ["input_ids", *(["token_type_ids"] if self.type_ids else []), "attention_mask"]
         tokens = {f"{role}_token": token for role, token in self.special.items()}
-        return {**tokens, "model_input_names": names}
+        side = "left" if self.pads_left else "right"
+        return {**tokens, "model_input_names": names, "padding_side": side}
 
 
 _BERT = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
@@ -75,7 +78,7 @@ CLASSES: Mapping[str, TokenizerClass] = {
     "XLMRobertaTokenizer": TokenizerClass(_ROBERTA, lstrip=True),
     "T5Tokenizer": TokenizerClass({"eos": "</s>", "unk": "<unk>", "pad": "<pad>"}),
     "MarianTokenizer": TokenizerClass({"eos": "</s>", "unk": "<unk>", "pad": "<pad>"}),
-    "LlamaTokenizer": TokenizerClass({"bos": "<s>", "eos": "</s>", "unk": "<unk>"}),
+    "LlamaTokenizer": TokenizerClass({"bos": "<s>", "eos": "</s>", "unk": "<unk>"}, pads_left=True),
     "PreTrainedTokenizer": TokenizerClass(type_ids=True),
 }
 """By name, without the ending "Fast"."""
