@@ -246,7 +246,8 @@ def _text_to_text(model: str) -> Asked:
         yield ">>fr<< The house is green.", {}
         yield ">>de<<The house is green.", short
     if "summaries" in model or "t5-translations" in model or "marian" in model:
-        yield texts[0], {}
+        yield texts[1], {}
+    if "summaries" in model:
         yield texts[:2], {}
         yield LONG[:150], {}
 
