@@ -237,7 +237,7 @@ def _text_to_text(model: str) -> Asked:
         yield text, short
     yield [texts[0]], short
     yield texts[:3], {**short, "num_beams": 1}
-    yield LONG[:150], {**short, "num_beams": 2}
+    yield LONG[:110], {**short, "num_beams": 2}
     yield texts[0], {**short, "num_beams": 3, "num_return_sequences": 2}
     yield texts[:2], {**short, "num_beams": 3, "num_return_sequences": 2}
     yield texts[1], {**short, "min_new_tokens": 8, "no_repeat_ngram_size": 2}
@@ -249,7 +249,7 @@ def _text_to_text(model: str) -> Asked:
         yield texts[1], {}
     if "summaries" in model:
         yield texts[:2], {}
-        yield LONG[:150], {}
+        yield LONG[:110], {}
 
 
 _ASKED = {
