@@ -384,9 +384,9 @@ class Graph(msgspec.Struct, frozen=True):
             places = tuple(self.outputs.index(name) for name in wanted)
         else:
             places = tuple(range(len(wanted)))
-        rank = 3 if source.task in ("token-classification", "fill-mask") else 2
+        rank = 3 if source.per_token and source.task != "question-answering" else 2
         ranks = [self.ranks[place] for place in places if place < len(self.ranks)]
-        hidden = "last_hidden_state" in self.outputs
+        hidden = "last_hidden_state" in self.outputs and "last_hidden_state" not in wanted
         if hidden or len(ranks) < len(wanted) or any(found not in (rank, None) for found in ranks):
             raise LoadError(
                 f"{self.file.name} gives {', '.join(self.outputs)}: it was not exported for"

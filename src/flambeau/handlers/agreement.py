@@ -14,6 +14,9 @@ _TOKENS = frozenset({"token-classification", "fill-mask"})
 
 Array = npt.NDArray[np.float32]
 
+NEAR = 0.01
+"""What the cosine of two vectors lacks to 1 where they may stand for one text: about 8 degrees."""
+
 
 class Agreement(msgspec.Struct, frozen=True):
     """What two sets of outputs for the same texts have in common.
@@ -22,6 +25,9 @@ class Agreement(msgspec.Struct, frozen=True):
     tokens; for spans both ends must be equal. `difference` is the largest one between two
     probabilities, `scores` between two raw scores, and `cosine` the smallest between two texts'
     raw scores.
+
+    Hidden states have no labels: there, `cosine` is that of two texts' mean states, `difference` is
+    what it lacks to 1, and a text is counted among `labels` where that is at most `NEAR`.
     """
 
     labels: float
@@ -39,6 +45,8 @@ def compare(
     task: TaskName, expected: Sequence[Arrays], found: Sequence[Arrays], *, many_labels: bool
 ) -> Agreement:
     """Compare outputs text by text. `many_labels`: each label has a probability of its own."""
+    if expected and "last_hidden_state" in expected[0]:
+        return _compare_states(expected, found)
     equal: list[npt.NDArray[np.bool_]] = []
     differences, scores, cosines = [0.0], [0.0], [1.0]
     for one, other in zip(expected, found, strict=True):
@@ -59,6 +67,22 @@ def compare(
         scores=max(scores),
         cosine=min(cosines),
         count=len(flat),
+    )
+
+
+def _compare_states(expected: Sequence[Arrays], found: Sequence[Arrays]) -> Agreement:
+    """Compare states `[tokens, width]`, whose mean is a text's vector."""
+    pairs = [
+        (one["last_hidden_state"], other["last_hidden_state"])
+        for one, other in zip(expected, found, strict=True)
+    ]
+    cosines = np.array([_cosine(one.mean(axis=0), other.mean(axis=0)) for one, other in pairs])
+    return Agreement(
+        labels=float((1 - cosines <= NEAR).mean()),
+        difference=float(max(0.0, 1 - cosines.min())),
+        scores=max(float(np.abs(one - other).max()) for one, other in pairs),
+        cosine=float(cosines.min()),
+        count=len(pairs),
     )
 
 

@@ -16,6 +16,7 @@ from flambeau.handlers.labels import read_labels, warn_missing_labels
 from flambeau.handlers.media import RowReader, load_audio_reader, load_image_reader
 from flambeau.handlers.native_jobs import sequence_of, with_wanted
 from flambeau.handlers.settings import HandlerSettings, read_json_object, read_settings
+from flambeau.handlers.tensors import read_tensors
 from flambeau.handlers.tokenizer import TextTokenizer
 from flambeau.handlers.tokenizer_files import load_tokenizer, model_positions
 from flambeau.tasks.base import BaseTask, ForwardTask, GenerationTask, Head
@@ -143,11 +144,15 @@ def load_parts(
             config,
             str(model_dir),
             reader.vocabulary if isinstance(reader, TextTokenizer) else None,
+            read_tensors,
         )
     )
+    shorter = None if settings.max_length is not None else task.max_length
+    if shorter is not None and isinstance(reader, TextTokenizer):
+        reader.shorten(shorter)
     source = ModelSource(
         model_dir=model_dir,
-        task=settings.task,
+        task=task.name,
         outputs=task.outputs if isinstance(task, ForwardTask) else (),
         file=_serialized_file(model_dir, manifest),
         gpu=device.gpu,

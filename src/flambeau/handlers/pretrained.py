@@ -71,6 +71,8 @@ def load_pretrained(
         raise LoadError(f"{name} cannot be loaded for {task}: {_reason(error)}") from error
     _check_sizes(name, info["mismatched_keys"], num_labels)
     missing = sorted(info["missing_keys"])
+    if loader is transformers.AutoModel:  # only states are used, which no pooler changes
+        missing = [key for key in missing if not key.startswith("pooler.")]
     _check_missing(name, model, missing)
     return Pretrained(model.eval(), missing)
 

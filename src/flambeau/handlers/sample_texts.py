@@ -51,7 +51,7 @@ def sample_entries(task: TaskName, count: int, seed: int = 0) -> list[TextInput]
     texts = sample_texts(count, seed)
     if task == "zero-shot-classification":
         return [TextInput(text, "This example is about travel.") for text in texts]
-    if task != "question-answering":
+    if task not in ("question-answering", "text-ranking"):
         return [TextInput(text) for text in texts]
     return [
         TextInput(_QUESTIONS[index % len(_QUESTIONS)], text) for index, text in enumerate(texts)

@@ -145,15 +145,20 @@ class TextTokenizer:
         self._source = source
         self._tokenizer = source.tokenizer
         self.vocabulary = TokenizerVocabulary(source)
-        special = self._tokenizer.num_special_tokens_to_add(task.truncation != "longest_first")
+        self.shorten(max_length)
+        # The file may carry the truncation and padding of whoever saved it last.
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+
+    def shorten(self, max_length: int) -> None:
+        """Read at most so many tokens of a row. Raises `LoadError` where that leaves no text."""
+        special = self._tokenizer.num_special_tokens_to_add(self._pair_strategy != "longest_first")
         if max_length <= special:
             raise LoadError(
                 f"max_length is {max_length}, but {special} special tokens alone fill that."
                 " Set a larger max_length."
             )
-        # The file may carry the truncation and padding of whoever saved it last.
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
+        self.max_length = min(self.max_length, max_length)
 
     def encode(
         self, rows: Sequence[TextInput], rules: Sequence[WindowRule] = ()
@@ -199,12 +204,22 @@ class TextTokenizer:
         limit = min(rule.max_length or self.max_length, self.max_length)
         most = limit * MAX_CHARS_PER_TOKEN if rule.truncation == "cut" else MAX_CHARS
         text, pair = row.text, row.pair or None
+        cuts_left = self._cuts_left if rule.side is None else rule.side == "left"
+        cuts_left = cuts_left and rule.truncation != "window"  # nothing is cut off
         clipped = len(text) > most or len(pair or "") > most
         if clipped:
-            text = text[-most:] if self._cuts_left else text[:most]
+            text = text[-most:] if cuts_left else text[:most]
             pair = pair[:most] if pair is not None else None
         return _Given(
-            text, pair, rule, limit, clipped, self._context_first, row.words, row.delimiter
+            text,
+            pair,
+            rule,
+            limit,
+            clipped,
+            self._context_first,
+            cuts_left,
+            row.words,
+            row.delimiter,
         )
 
     def _read_alone(self, given: "_Given") -> Reading | PredictionError:
@@ -263,7 +278,7 @@ class TextTokenizer:
                 f"'{name}' is {stride}, but of a window's {given.limit} tokens only {room} are of"
                 f" the text: set a smaller one"
             )
-        side = "left" if self._cuts_left else "right"
+        side = "left" if given.cuts_left else "right"
         try:
             self._tokenizer.enable_truncation(
                 given.limit, stride=stride, strategy=strategy, direction=side
@@ -291,7 +306,7 @@ class TextTokenizer:
         ]
         if not spans:
             return 0
-        if self._cuts_left:
+        if given.cuts_left:
             return len((given.text, given.pair or "")[part]) - min(start for start, _ in spans)
         return max(end for _, end in spans)
 
@@ -313,8 +328,8 @@ class TextTokenizer:
 class _Given(msgspec.Struct, frozen=True):
     """A row, how it is to be brought to size, and whether characters were left out already.
 
-    `pair_first`: the pair stands before the text. `words` are all of the row's; `text` may have been
-    clipped.
+    `pair_first`: the pair stands before the text. `cuts_left`: what is too much is taken from its
+    beginning. `words` are all of the row's; `text` may have been clipped.
     """
 
     text: str
@@ -323,6 +338,7 @@ class _Given(msgspec.Struct, frozen=True):
     limit: int
     clipped: bool
     pair_first: bool
+    cuts_left: bool
     words: list[str] | None = None
     delimiter: int = 1
 

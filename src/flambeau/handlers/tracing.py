@@ -26,9 +26,13 @@ _OUTPUTS: Mapping[TaskName, tuple[str, ...]] = {
     "token-classification": ("logits",),
     "zero-shot-classification": ("logits",),
     "question-answering": ("start_logits", "end_logits"),
+    "text-ranking": ("logits",),
+    "sentence-similarity": ("last_hidden_state",),
+    "feature-extraction": ("last_hidden_state",),
+    "embeddings": ("last_hidden_state",),
     "text-generation": ("logits",),
 }
-_PER_TOKEN = frozenset({"token-classification", "question-answering", "text-generation"})
+_WHOLE = frozenset({"text-classification", "text-ranking"})
 
 
 class _Traceable(torch.nn.Module):
@@ -117,7 +121,7 @@ class Tracer:
                     error
                 )
             pairs = zip(found, self._module(*rows), strict=True)
-            real = rows[1].bool() if self._task in _PER_TOKEN else slice(None)
+            real = slice(None) if self._task in _WHOLE else rows[1].bool()
             for scores, expected in ((one[real], other[real]) for one, other in pairs):
                 if not torch.allclose(scores, expected, rtol=TOLERANCE, atol=TOLERANCE):
                     gap = (scores - expected).abs().max().item()

@@ -16,6 +16,7 @@ from transformers import (
     MODEL_FOR_QUESTION_ANSWERING_MAPPING,
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    MODEL_FOR_TEXT_ENCODING_MAPPING,
     MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
     MODEL_MAPPING,
     AutoConfig,
@@ -48,6 +49,11 @@ _MODEL_CLASSES: dict[TaskName, Any] = {
 }
 """By configuration class. Imported by name, so that a zygote that imports this file has them."""
 
+_WITHOUT_HEAD: frozenset[TaskName] = frozenset(
+    {"sentence-similarity", "feature-extraction", "embeddings"}
+)
+"""Tasks that want the states of a model's last layer."""
+
 _WEIGHTS = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -71,6 +77,8 @@ def load_model(source: ModelSource, device: str) -> Any:
                 source.model_dir, local_files_only=True, trust_remote_code=False
             )
             model_class = _model_class(config, source.task)
+            if "add_pooling_layer" in inspect.signature(model_class).parameters:
+                options["add_pooling_layer"] = False  # its output is not used
             if weights is None:
                 model, report = model_class.from_pretrained(
                     None, config=config, state_dict=_other_weights(source), **options
@@ -93,8 +101,13 @@ def load_model(source: ModelSource, device: str) -> Any:
 
 
 def _model_class(config: Any, task: TaskName) -> type[PreTrainedModel]:
+    classes = _MODEL_CLASSES[task]
+    two_parts = classes is MODEL_MAPPING and config.is_encoder_decoder
+    if two_parts and type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:
+        # T5's encoder can be had alone; BART's cannot, but it makes its decoder's input itself.
+        classes = MODEL_FOR_TEXT_ENCODING_MAPPING
     try:
-        model_class: type[PreTrainedModel] = _MODEL_CLASSES[task][type(config)]
+        model_class: type[PreTrainedModel] = classes[type(config)]
     except KeyError:
         raise LoadError(f"Transformers has no {task} model for {config.model_type}.") from None
     return model_class
@@ -123,7 +136,18 @@ def _warn_pickle(name: str) -> None:
 
 
 def _check_head(model: Any, missing: set[str], task: TaskName) -> None:
-    """Refuse a checkpoint without the task's own layers: its answers would be random."""
+    """Refuse a checkpoint without the task's own layers: its answers would be random.
+
+    Of a model without a head all that is used is its own; poolers are not used.
+    """
+    if task in _WITHOUT_HEAD:
+        own = [key for key in sorted(missing) if not key.startswith("pooler.")]
+        if own:
+            raise LoadError(
+                f"The checkpoint has no weights for {', '.join(own[:4])}: it is not of a"
+                f" {type(model).__name__}."
+            )
+        return
     own = [key for key in sorted(missing) if not key.startswith(f"{model.base_model_prefix}.")]
     if own:
         raise LoadError(

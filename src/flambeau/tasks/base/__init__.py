@@ -1,8 +1,16 @@
 """What every task shares: its classes, records, and the reading of requests."""
 
+from flambeau.tasks.base.activations import activation
 from flambeau.tasks.base.binary import NotAFileError, file_bytes, is_json
 from flambeau.tasks.base.generation import Continuation, GenerationParameters, GenerationTask
 from flambeau.tasks.base.inference import infer_task
+from flambeau.tasks.base.length import (
+    LENGTH_NAMES,
+    LengthParameters,
+    length_rule,
+    translate_length,
+)
+from flambeau.tasks.base.numbers import short_numbers
 from flambeau.tasks.base.parameters import (
     BaseParameters,
     WrongParameterError,
@@ -32,8 +40,11 @@ from flambeau.tasks.base.records import (
     Vocabulary,
     Window,
     WindowRule,
+    read_safetensors,
 )
 from flambeau.tasks.base.scores import class_scores, sigmoid, softmax
+from flambeau.tasks.base.sentence_modules import unit
+from flambeau.tasks.base.sentences import SentenceParameters, SentenceTask
 from flambeau.tasks.base.task import (
     MAX_ENTRIES,
     AnswerOptions,
@@ -46,6 +57,7 @@ from flambeau.tasks.base.tokens import Token, text_tokens
 from flambeau.tasks.base.windows import join_windows, window_weights
 
 __all__ = [
+    "LENGTH_NAMES",
     "MAX_ENTRIES",
     "AnswerOptions",
     "Arrays",
@@ -62,12 +74,15 @@ __all__ = [
     "ImageInput",
     "InputKind",
     "Inputs",
+    "LengthParameters",
     "NotAFileError",
     "PairTruncation",
     "Reading",
     "Row",
     "RowOutputs",
     "RowValue",
+    "SentenceParameters",
+    "SentenceTask",
     "TextInput",
     "Token",
     "Truncation",
@@ -75,6 +90,7 @@ __all__ = [
     "Window",
     "WindowRule",
     "WrongParameterError",
+    "activation",
     "class_scores",
     "decode_text",
     "file_bytes",
@@ -82,12 +98,17 @@ __all__ = [
     "is_json",
     "join_windows",
     "json_type",
+    "length_rule",
     "parse_structured_text",
     "read_parameters",
+    "read_safetensors",
     "require_unicode",
+    "short_numbers",
     "shown",
     "sigmoid",
     "softmax",
     "text_tokens",
+    "translate_length",
+    "unit",
     "window_weights",
 ]

@@ -1,6 +1,7 @@
 """What tasks, tokenizers and engines hand each other."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Literal, Protocol
 
 import msgspec
@@ -61,12 +62,20 @@ class Vocabulary(Protocol):
         """The text that tokens stand for, however they are spelled: what a decoder makes of them."""
 
 
+def read_safetensors(file: Path) -> Arrays:
+    """The tensors of a safetensors file by name, in float32. Raises what the library raises."""
+    from safetensors.numpy import load_file
+
+    return {name: array.astype(np.float32) for name, array in load_file(file).items()}
+
+
 class Head(msgspec.Struct, frozen=True):
     """What a task must know about the model.
 
     `problem_type` is the configuration's value: `single_label_classification`,
     `multi_label_classification`, `regression` or None. `config` is the model's `config.json`,
     `folder` the model's, for whatever else lies in it, and `vocabulary` its tokenizer's.
+    `read_tensors` reads a file of weights in that folder.
     """
 
     labels: list[str] = []
@@ -74,6 +83,7 @@ class Head(msgspec.Struct, frozen=True):
     config: Mapping[str, object] = {}
     folder: str | None = None
     vocabulary: Vocabulary | None = None
+    read_tensors: Callable[[Path], Arrays] = read_safetensors
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -117,12 +127,14 @@ class WindowRule(msgspec.Struct, frozen=True):
     `max_length` counts a row's tokens, special ones too; None: what the model reads. `stride` is
     how many tokens two windows share; None: a quarter of a window, or, where a question stands in
     each, half of one and at most 128. For sound both count samples, and each end of a window, but
-    the first's and the last's, has `stride` for context only.
+    the first's and the last's, has `stride` for context only. `side` is the end that is cut off;
+    None: the one that the task names.
     """
 
     truncation: Truncation = "cut"
     max_length: int | None = None
     stride: int | None = None
+    side: Literal["left", "right"] | None = None
 
 
 class Encoding(msgspec.Struct, frozen=True):

@@ -103,6 +103,12 @@ class BaseTask(ABC):
     """What `parameters.truncation` may be; the first is the default."""
     Parameters: ClassVar[type[BaseParameters]] = BaseParameters
     """What a request may set under `parameters`."""
+    beside: ClassVar[frozenset[str]] = frozenset()
+    """Parameters that may stand beside the input, too, where other servers' clients put them."""
+    compact: ClassVar[bool] = False
+    """Whether answers are mostly numbers: they are sent as JSON without spaces and lines."""
+    max_length: int | None = None
+    """The longest row that the model was made for, where its folder says so apart from the rest."""
 
     def __init__(self, head: Head) -> None:
         """Raises `ConfigError` or `LoadError` where the model cannot do the task."""
@@ -124,7 +130,7 @@ class BaseTask(ABC):
         given: RowValue = None
         pipeline = False
         if isinstance(value, dict):
-            given = value.get("parameters")
+            given = self._gather(value)
             pipeline = "inputs" in value
             value = value["inputs"] if pipeline else value
         value = self.unfold(value)
@@ -216,6 +222,29 @@ class BaseTask(ABC):
         """The name of class `index`; `LABEL_n`, as in Transformers, where it has none."""
         labels = self.head.labels
         return labels[index] if index < len(labels) else f"LABEL_{index}"
+
+    def require_texts(self, value: RowValue, name: str) -> list[str]:
+        """`value` as a list of texts, none empty, else `PredictionError` that calls it `name`."""
+        if not isinstance(value, list | tuple):
+            raise self.invalid(f"'{name}' must be a list of texts, not {json_type(value)}")
+        if not value:
+            raise self.invalid(f"'{name}' is empty")
+        if len(value) > MAX_ENTRIES:
+            raise self.invalid(
+                f"'{name}' has {len(value)} texts; one request takes at most {MAX_ENTRIES}"
+            )
+        return [
+            self.require_text(text, f"entry {index} of '{name}'")
+            for index, text in enumerate(value)
+        ]
+
+    def _gather(self, value: dict[Any, RowValue]) -> RowValue:
+        """The parameters of an object, with those that stand beside the input."""
+        given = value.get("parameters")
+        beside = {name: value[name] for name in self.beside if name in value}
+        if not beside or not (given is None or isinstance(given, dict)):
+            return given
+        return beside | (given or {})
 
     def _read_list(self, values: list[RowValue]) -> list[Entry]:
         if not values:
