@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from flambeau.archive.sentence_files import listed_module_files
 from flambeau.errors import HubError, first_line
 
 if TYPE_CHECKING:
@@ -66,7 +67,8 @@ def snapshot_commit(folder: Path) -> str | None:
 
 
 def needed_files(names: Collection[str]) -> list[str]:
-    """Those of a repository's files that serving needs; only files at its top are considered.
+    """Those of a repository's files that serving needs: at its top, and in sentence-transformers'
+    folders of modules.
 
     Configuration and tokenizer, and the weights in the safest form that there is. Without weights
     in a form that can be read, the list holds none.
@@ -89,7 +91,7 @@ def needed_files(names: Collection[str]) -> list[str]:
         or name.endswith(_TOKENIZER_MODEL)
         or (name.endswith(".json") and not name.endswith(".index.json"))
     ]
-    return others + weights
+    return others + listed_module_files(names) + weights
 
 
 class _Source(msgspec.Struct, frozen=True):
@@ -238,7 +240,11 @@ def _from_cache(source: _Source, reason: str, report: Callable[[str], None]) -> 
                 allow_patterns="config.json",
             )
         )
-        names = {path.name for path in found.iterdir() if path.is_file()}
+        names = {
+            path.relative_to(found).as_posix()
+            for path in (*found.iterdir(), *found.glob("*/*"))
+            if path.is_file()
+        }
         _check_complete(source, needed_files(names), names, f"the cache {found}")
     except LocalEntryNotFoundError:
         raise HubError(

@@ -22,6 +22,7 @@ from flambeau.archive.manifest import (
     write_manifest,
 )
 from flambeau.archive.pack import PackRequest, pack
+from flambeau.archive.sentence_files import sentence_files
 from flambeau.archive.staging import staged_folder
 from flambeau.errors import ArchiveError
 
@@ -81,6 +82,7 @@ def adopt(
         for file in sorted((folder.path / below).iterdir())
         if file.is_file() and file.name != CONFIG_FILE
     }
+    files |= {name: str((folder.path / name).resolve()) for name in sentence_files(folder.path)}
     identity = json.dumps([name, version, settings, files])
     target = root / f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
     if target.is_dir():
@@ -88,7 +90,7 @@ def adopt(
     with staged_folder(target) as stage:
         for file_name, source in files.items():
             link = stage / file_name
-            link.parent.mkdir(exist_ok=True)
+            link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(source)
         (stage / CONFIG_FILE).write_text(yaml.safe_dump(dict(settings)), encoding="utf-8")
         section = ModelSection(
@@ -144,6 +146,9 @@ def graph_folder(folder: ModelFolder, graphs: Sequence[Path], place: Path) -> Mo
     place.mkdir()
     for source in (*names, *([labels] if labels.is_file() else []), *graphs):
         (place / source.name).symlink_to(source.resolve())
+    for name in sentence_files(folder.path):
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).symlink_to((folder.path / name).resolve())
     return ModelFolder(place, place / graphs[0].name, folder.config)
 
 

@@ -38,6 +38,7 @@ from flambeau.archive.manifest import (
     write_manifest,
 )
 from flambeau.archive.names import check_name
+from flambeau.archive.sentence_files import sentence_files
 from flambeau.archive.staging import staged_file, staged_folder
 from flambeau.errors import ArchiveError, MissingFileError
 
@@ -190,8 +191,13 @@ def _add_beside(
         added += companions(serialized_file, contents.files)
     for path in added:
         contents.add(path)
-    if added:
-        names = ", ".join(path.name for path in added)
+    folder = serialized_file.parent
+    modules = sentence_files(folder) if _is_for_transformers(handler) else []
+    modules = [name for name in modules if name not in contents.files]
+    for name in modules:
+        contents.add(folder / name, name.removesuffix(Path(name).name))
+    if added or modules:
+        names = ", ".join([*(path.name for path in added), *modules])
         notify(f"added {names} from {serialized_file.parent}, where the serialized file is")
 
 

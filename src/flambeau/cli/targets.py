@@ -17,10 +17,12 @@ from flambeau.archive.model_folder import (
     read_model_folder,
 )
 from flambeau.archive.names import default_model_name
+from flambeau.archive.sentence_files import is_sentence_model
 from flambeau.archive.store import ModelStore, OpenedArchive
 from flambeau.errors import ArchiveError, ConfigError
 from flambeau.handlers.measured import measured_choice, needs_torch
 from flambeau.handlers.settings import PrecisionChoice
+from flambeau.tasks import available
 from flambeau.tasks.base import infer_task
 from flambeau.types import OutputShape, TaskName
 
@@ -95,12 +97,13 @@ def report(line: str) -> None:
 
 def task_of(folder: ModelFolder, chosen: TaskName | None) -> TaskName:
     """The task that was chosen, or that the model's architecture is made for."""
-    task = chosen or infer_task(folder.config)
+    makes_vectors = is_sentence_model(folder.path)
+    task = chosen or infer_task(folder.config, makes_vectors=makes_vectors)
     if task is None:
         architecture = folder.config.get("architectures") or folder.config.get("model_type")
         raise ConfigError(
             f"{folder.path} does not say which task it is for ({architecture}). Name one with --task:"
-            " text-classification, token-classification, question-answering or text-generation."
+            f" {', '.join(available())}."
         )
     return task
 

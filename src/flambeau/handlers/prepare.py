@@ -10,12 +10,14 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from flambeau import tasks
 from flambeau.archive.contents import TOKENIZER_FILES
 from flambeau.archive.hub import fetch_model, format_size, snapshot_commit
+from flambeau.archive.sentence_files import is_sentence_model, sentence_files
 from flambeau.archive.staging import staged_folder
 from flambeau.errors import ConfigError, FlambeauError
 from flambeau.handlers.child import read_request
@@ -99,7 +101,7 @@ def prepare(
                 f"The model {source} cannot be saved over itself: choose another --output,"
                 " or move the model to another folder and name that."
             )
-        task = _pick_task(request, read_json_object(source / "config.json"))
+        task = _pick_task(request, source)
         commit = snapshot_commit(source)
         report(f"Loading {request.model_name}{f' ({commit[:8]})' if commit else ''} for {task}")
         request.output.parent.mkdir(parents=True, exist_ok=True)
@@ -109,8 +111,9 @@ def prepare(
             interruption.release(stage)
             _fill(stage, source, task, request, report)
             listing = ", ".join(
-                f"{path.name} ({format_size(path.stat().st_size)})"
-                for path in sorted(stage.iterdir())
+                f"{path.relative_to(stage)} ({format_size(path.stat().st_size)})"
+                for path in sorted(stage.rglob("*"))
+                if path.is_file()
             )
             interruption.hold()
     except OSError as error:
@@ -155,6 +158,9 @@ def _fill(
         if note:
             report(note)
         tokenizer = _save_tokenizer(stage, source, request, report)
+        for name in sentence_files(source):
+            (stage / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / name, stage / name)
         if request.save_mode == "pretrained":
             pretrained.model.save_pretrained(stage)
         else:
@@ -242,19 +248,19 @@ def _convert_tokenizer(stage: Path, source: Path, do_lower_case: bool | None) ->
     ).save_pretrained(stage)
 
 
-def _pick_task(request: PrepareRequest, config: Mapping[str, object]) -> TaskName:
+def _pick_task(request: PrepareRequest, source: Path) -> TaskName:
+    config = read_json_object(source / "config.json")
     if not config:
         raise ConfigError(
             f"{request.model_name} is a folder without config.json: save the model there with"
             " save_pretrained, or name a folder that holds one."
         )
-    task = request.task or infer_task(config)
+    task = request.task or infer_task(config, makes_vectors=is_sentence_model(source))
     if task is None:
         made_for = config.get("architectures") or "none named"
         raise ConfigError(
             f"What {request.model_name} is for cannot be told from its architectures ({made_for})."
-            " Give --task, or mode in the configuration: text-classification, token-classification,"
-            " question-answering or text-generation."
+            f" Give --task, or mode in the configuration: {', '.join(tasks.available())}."
         )
     return task
 
@@ -271,8 +277,11 @@ def _check_output(output: Path) -> None:
     if not output.is_dir():
         raise ConfigError(f"{output} is a file: choose another --output, or move it away.")
     entries = sorted(output.iterdir())
+    modules = {Path(name).parts[0] for name in sentence_files(output)}
     foreign = [
-        path.name for path in entries if path.suffix not in _MODEL_SUFFIXES or not path.is_file()
+        path.name
+        for path in entries
+        if (path.suffix not in _MODEL_SUFFIXES or not path.is_file()) and path.name not in modules
     ]
     if entries and not foreign and "model_type" in read_json_object(output / "config.json"):
         return

@@ -13,6 +13,7 @@ from typing import Literal, cast, get_args
 
 import msgspec
 
+from flambeau.archive.sentence_files import is_sentence_model
 from flambeau.errors import ConfigError
 from flambeau.tasks.base import infer_task
 from flambeau.types import OutputShape, Precision, TaskName
@@ -78,11 +79,17 @@ def read_settings(model_dir: Path, yaml_config: Mapping[str, object]) -> Handler
     and the allowed values.
     """
     config = read_json_object(model_dir / "config.json")
-    return parse_settings(_merged(model_dir, yaml_config), config)
+    makes_vectors = is_sentence_model(model_dir)
+    return parse_settings(_merged(model_dir, yaml_config), config, makes_vectors=makes_vectors)
 
 
-def parse_settings(given: Mapping[str, object], config: Mapping[str, object]) -> HandlerSettings:
-    """Settings from keys and values and the model's `config.json`. Raises `ConfigError`."""
+def parse_settings(
+    given: Mapping[str, object], config: Mapping[str, object], *, makes_vectors: bool = False
+) -> HandlerSettings:
+    """Settings from keys and values and the model's `config.json`. Raises `ConfigError`.
+
+    `makes_vectors`: sentence-transformers saved the model to make vectors of texts.
+    """
     values: dict[str, object] = {}
     without_effect = []
     for key, value in given.items():
@@ -92,7 +99,7 @@ def parse_settings(given: Mapping[str, object], config: Mapping[str, object]) ->
         elif key not in _SWITCHES or _read_switch(value):
             without_effect.append(key)
     mode = cast("TaskName | None", values.pop("mode", None))
-    values["task"] = values.get("task") or mode or infer_task(config)
+    values["task"] = values.get("task") or mode or infer_task(config, makes_vectors=makes_vectors)
     values["without_effect"] = tuple(without_effect)
     return msgspec.convert(values, HandlerSettings)
 

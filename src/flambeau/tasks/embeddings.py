@@ -30,9 +30,11 @@ EmbeddingType = Literal["fp32", "fp16", "int8", "uint8", "binary", "ubinary"]
 
 RANGES_FILE = "embedding_ranges.json"
 """In the model's folder: what each number of a vector goes from and to, for int8 and uint8."""
-UNIT_RANGE = 8.0
+UNIT_RANGE = 6.0
 """Without that file, numbers of vectors of length 1 go from minus to plus so many times their mean
-size, 1/√d."""
+size, 1/√d. For all-MiniLM-L6-v2, whose largest numbers are 5.4 times that, cosines of int8 vectors
+are then within 0.004 of the exact ones (600 built-in texts, 2026-11-29)."""
+_MOST = 127
 _LEVELS = 255
 
 
@@ -107,22 +109,21 @@ class Task(SentenceTask):
         return numbers
 
 
-def _levels(vector: Array, ranges: Array | None) -> npt.NDArray[np.uint8]:
-    """Numbers as 0 to 255, from the least to the most of their range; what is beyond is cut off.
+def _int8(vector: Array, ranges: Array | None) -> npt.NDArray[np.int8]:
+    """Numbers as -128 to 127; what is beyond their range is cut off.
 
-    `ranges` is `[2, at least as many as the vector]`; None: a fixed range for vectors of length 1,
-    so that no vector's levels depend on another's.
+    By `ranges`, `[2, at least as many as the vector]`, as sentence-transformers does it: 255 steps
+    from the least to the most of each number. None: steps of one size, for vectors of length 1, so
+    that cosines stay and no vector's numbers depend on another's.
     """
     if ranges is None:
-        most = UNIT_RANGE / np.sqrt(len(vector))
-        low, step = np.float32(-most), np.float32(2 * most / _LEVELS)
-        scaled = (vector - low) / step
-    else:
-        low, high = ranges[:, : len(vector)]
-        steps = (high - low) / _LEVELS
-        scaled = (vector - low) / np.where(steps == 0, np.float32(1), steps)
-    levels: npt.NDArray[np.uint8] = np.clip(np.floor(scaled), 0, _LEVELS).astype(np.uint8)
-    return levels
+        most = min(1.0, UNIT_RANGE / len(vector) ** 0.5)
+        scaled = np.rint(vector * np.float32(_MOST / most))
+        return np.clip(scaled, -_MOST, _MOST).astype(np.int8)
+    low, high = ranges[:, : len(vector)]
+    steps = (high - low) / _LEVELS
+    levels = np.floor((vector - low) / np.where(steps == 0, np.float32(1), steps))
+    return (np.clip(levels, 0, _LEVELS) - 128).astype(np.int8)
 
 
 def _bits(vector: Array) -> npt.NDArray[np.uint8]:
@@ -130,17 +131,17 @@ def _bits(vector: Array) -> npt.NDArray[np.uint8]:
     return np.packbits(vector > 0)
 
 
-def _signed(levels: npt.NDArray[np.uint8]) -> npt.NDArray[np.int8]:
-    """0 to 255 as -128 to 127."""
-    return (levels.astype(np.int16) - 128).astype(np.int8)
+def _shifted(numbers: npt.NDArray[Any], by: int, kind: type) -> npt.NDArray[Any]:
+    """-128 to 127 as 0 to 255, or the reverse."""
+    return (numbers.astype(np.int16) + by).astype(kind)
 
 
 _ROUND: Mapping[str, Callable[[Array, Array | None], npt.NDArray[Any]]] = {
     "fp32": lambda vector, _: vector.astype("<f4", copy=False),
     "fp16": lambda vector, _: vector.astype("<f2"),
-    "int8": lambda vector, ranges: _signed(_levels(vector, ranges)),
-    "uint8": _levels,
-    "binary": lambda vector, _: _signed(_bits(vector)),
+    "int8": _int8,
+    "uint8": lambda vector, ranges: _shifted(_int8(vector, ranges), 128, np.uint8),
+    "binary": lambda vector, _: _shifted(_bits(vector), -128, np.int8),
     "ubinary": lambda vector, _: _bits(vector),
 }
 

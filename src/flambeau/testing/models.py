@@ -62,6 +62,10 @@ _HEADS: Mapping[TaskName, str] = {
     "zero-shot-classification": "ForSequenceClassification",
     "question-answering": "ForQuestionAnswering",
     "fill-mask": "ForMaskedLM",
+    "text-ranking": "ForSequenceClassification",
+    "sentence-similarity": "Model",
+    "feature-extraction": "Model",
+    "embeddings": "Model",
     "text-generation": "LMHeadModel",
 }
 _CLASSES = {"bert": "Bert", "roberta": "Roberta", "distilbert": "DistilBert", "gpt2": "GPT2"}
@@ -91,7 +95,9 @@ def tiny_model(
         json.dumps(_tokenizer_settings(architecture), indent=2)
     )
     options = _sizes(architecture, tokenizer.get_vocab_size())
-    if labels and task not in ("question-answering", "fill-mask"):
+    if task == "text-ranking":
+        options["num_labels"] = 1
+    elif labels and task not in ("question-answering", "fill-mask"):
         options["id2label"] = dict(enumerate(labels))
         options["label2id"] = {label: index for index, label in enumerate(labels)}
     name = _CLASSES[architecture]
