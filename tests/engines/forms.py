@@ -18,6 +18,7 @@ OUTPUTS: dict[TaskName, tuple[str, ...]] = {
     "token-classification": ("logits",),
     "question-answering": ("start_logits", "end_logits"),
     "fill-mask": ("logits",),
+    "embeddings": ("last_hidden_state",),
 }
 LABELS = ["O", "B-PER", "I-PER"]
 

@@ -15,6 +15,7 @@ CASES = [
     Case("bert", "text-classification"),
     Case("roberta", "token-classification"),
     Case("distilbert", "question-answering"),
+    Case("roberta", "embeddings"),
 ]
 LENGTHS = (5, 1, MAX_POSITIONS, 17, 5, 2, 64, 30, 31, MAX_POSITIONS, 3, 16)
 

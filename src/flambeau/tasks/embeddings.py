@@ -119,11 +119,11 @@ def _int8(vector: Array, ranges: Array | None) -> npt.NDArray[np.int8]:
     if ranges is None:
         most = min(1.0, UNIT_RANGE / len(vector) ** 0.5)
         scaled = np.rint(vector * np.float32(_MOST / most))
-        return np.clip(scaled, -_MOST, _MOST).astype(np.int8)
+        return np.asarray(np.clip(scaled, -_MOST, _MOST), dtype=np.int8)
     low, high = ranges[:, : len(vector)]
     steps = (high - low) / _LEVELS
     levels = np.floor((vector - low) / np.where(steps == 0, np.float32(1), steps))
-    return (np.clip(levels, 0, _LEVELS) - 128).astype(np.int8)
+    return np.asarray(np.clip(levels, 0, _LEVELS) - 128, dtype=np.int8)
 
 
 def _bits(vector: Array) -> npt.NDArray[np.uint8]:

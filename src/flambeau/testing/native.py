@@ -1,5 +1,6 @@
 """Drives the native handler without a server."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,10 @@ class ServedNative:
         return self.rows(*({"body": body} for body in bodies), headers=headers)
 
     def rows(self, *rows: dict[str, object], headers: dict[str, str] | None = None) -> list[Any]:
-        """The results of one batch of whole rows."""
+        """The results of one batch of whole rows; what is JSON already is read again."""
         self.context.request_processor = [RequestProcessor(headers or {}) for _ in rows]
-        return self.handler.handle(rows, self.context)
+        results = self.handler.handle(rows, self.context)
+        return [json.loads(each) if isinstance(each, bytes) else each for each in results]
 
     def headers(self, index: int) -> dict[str, str]:
         """The response headers of item `index` of the last batch."""
