@@ -39,12 +39,26 @@ def test_unknown_task_names_the_known_ones() -> None:
         ("FlaubertForQuestionAnsweringSimple", "question-answering"),
         ("GPT2LMHeadModel", "text-generation"),
         ("LlamaForCausalLM", "text-generation"),
-        ("BertModel", None),
+        ("BertModel", "feature-extraction"),
+        ("BertForPreTraining", None),
     ],
 )
 def test_task_is_inferred_from_the_architecture(architecture: str, expected: str | None) -> None:
     """The head's class name says what a model is for."""
     assert infer_task({"architectures": [architecture]}) == expected
+
+
+def test_sentence_transformers_models_are_told_by_what_it_saved() -> None:
+    """Modules make vectors whatever the model's class; a marked model with one label ranks."""
+    assert infer_task({"architectures": ["Qwen3ForCausalLM"]}, makes_vectors=True) == "embeddings"
+    config: dict[str, object] = {"architectures": ["BertForSequenceClassification"]}
+    assert infer_task(config | {"id2label": {"0": "LABEL_0"}}) == "text-classification"
+    marked = config | {"sentence_transformers": {"version": "4.1.0"}}
+    assert infer_task(marked | {"id2label": {"0": "LABEL_0"}}) == "text-ranking"
+    old = {"sbert_ce_default_activation_function": None, "num_labels": 1}
+    assert infer_task(config | old) == "text-ranking"
+    three = {"id2label": {"0": "no", "1": "yes", "2": "maybe"}}
+    assert infer_task(marked | three) == "text-classification"
 
 
 def test_no_architectures_infer_nothing() -> None:

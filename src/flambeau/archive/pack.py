@@ -28,6 +28,7 @@ from flambeau.archive.contents import (
 )
 from flambeau.archive.entries import Limits
 from flambeau.archive.golden import GOLDEN_PATH
+from flambeau.archive.graphs import GRAPH_FOLDERS
 from flambeau.archive.manifest import (
     MANIFEST_PATH,
     Manifest,
@@ -191,14 +192,21 @@ def _add_beside(
         added += companions(serialized_file, contents.files)
     for path in added:
         contents.add(path)
-    folder = serialized_file.parent
-    modules = sentence_files(folder) if _is_for_transformers(handler) else []
-    modules = [name for name in modules if name not in contents.files]
-    for name in modules:
-        contents.add(folder / name, name.removesuffix(Path(name).name))
+    modules = _add_modules(contents, serialized_file) if _is_for_transformers(handler) else []
     if added or modules:
         names = ", ".join([*(path.name for path in added), *modules])
         notify(f"added {names} from {serialized_file.parent}, where the serialized file is")
+
+
+def _add_modules(contents: Contents, serialized_file: Path) -> list[str]:
+    """Add what sentence-transformers saved with a model, and return its names."""
+    folder = serialized_file.parent
+    if folder.name in GRAPH_FOLDERS and not (folder / "config.json").is_file():
+        folder = folder.parent  # as on the hub: the graph lies in a folder of its own
+    names = [name for name in sentence_files(folder) if name not in contents.files]
+    for name in names:
+        contents.add(folder / name, name.removesuffix(Path(name).name))
+    return names
 
 
 def _is_for_transformers(handler: HandlerSource) -> bool:
