@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flambeau.errors import LoadError
+from flambeau.errors import ConfigError, LoadError
 from flambeau.tasks.base import ForwardTask, Head, RowOutputs, TextInput, Window
 from flambeau.tasks.base.numbers import short_numbers
 from flambeau.tasks.embeddings import Task
@@ -62,6 +62,22 @@ def test_the_mean_is_the_default() -> None:
     options = with_parameters(task)
     assert task.postprocess([row], ENTRY, options) == vector(task)
     assert LEGACY.shape == "legacy"
+
+
+def test_an_archive_may_choose_the_pooling(tmp_path: Path) -> None:
+    """Where the model does not say, or says something else; not where modules need its own."""
+    config = {"hidden_size": WIDTH}
+    assert vector(Task(Head(config=config, pooling="cls"))) == [1, 0, -2, 4]
+    both: Any = ("Pooling", {"pooling_mode": ["mean", "max"]}, {})
+    place = add_modules(tmp_path, [both])
+    assert len(vector(made(place))) == 2 * WIDTH
+    chosen = Task(Head(config=config, folder=str(place), pooling="last-token"))
+    assert vector(chosen) == [2, 2, 2, 2]
+    assert "from 1 to 4" in error_of(chosen, {"inputs": "a", "dimensions": 5}).message
+    (tmp_path / "dense").mkdir()
+    dense = add_modules(tmp_path / "dense", [both, ("Dense", {}, dense_weights(2 * WIDTH, 2))])
+    with pytest.raises(ConfigError, match="needs all of mean, max"):
+        Task(Head(config=config, folder=str(dense), pooling="cls"))
 
 
 def test_vectors_are_made_1_long_where_asked(tmp_path: Path) -> None:

@@ -167,12 +167,14 @@ def _checked(form: Form, file: Path, sample: _Sample) -> str:
     agreement = compare(sample.source.task, sample.expected, found, many_labels=sample.many_labels)
     if not agreement.labels >= LEAST_AGREEMENT:
         raise LoadError(
-            f"The {form.precision} graph for the engine {form.engine} gives other labels than the"
+            f"The {form.precision} graph for the engine {form.engine} gives other answers than the"
             f" model for {1 - agreement.labels:.0%} of the built-in texts. Use fp32."
         )
     size = format_size(sum(each.stat().st_size for each in graph_files(file)))
     line = f"{file.name}: {size}, scores within {agreement.scores:.1g}"
-    if form.precision != "fp32":
+    if form.precision != "fp32" and "last_hidden_state" in sample.source.outputs:
+        line += f", cosines of vectors from {agreement.cosine:.3f} on"
+    elif form.precision != "fp32":
         line += (
             f", probabilities within {agreement.difference:.2g}, {agreement.labels:.1%} of"
             f" {agreement.count} labels equal (built-in texts; flambeau tune takes yours)"

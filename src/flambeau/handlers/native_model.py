@@ -145,6 +145,7 @@ def load_parts(
             str(model_dir),
             reader.vocabulary if isinstance(reader, TextTokenizer) else None,
             read_tensors,
+            settings.pooling,
         )
     )
     shorter = None if settings.max_length is not None else task.max_length

@@ -15,7 +15,7 @@ import msgspec
 
 from flambeau.archive.sentence_files import is_sentence_model
 from flambeau.errors import ConfigError
-from flambeau.tasks.base import infer_task
+from flambeau.tasks.base import LIBRARY_MODES, PoolingMode, infer_task
 from flambeau.types import OutputShape, Precision, TaskName
 
 SaveMode = Literal["pretrained", "torchscript"]
@@ -69,6 +69,7 @@ class HandlerSettings(msgspec.Struct, frozen=True):
     captum_explanation: bool = False
     embedding_name: str | None = None
     golden: GoldenSettings = GoldenSettings()
+    pooling: PoolingMode | None = None
     without_effect: tuple[str, ...] = ()
 
 
@@ -229,6 +230,7 @@ _READERS: Mapping[str, Callable[[str, object], object]] = {
     "captum_explanation": _read_flag,
     "embedding_name": _read_name,
     "golden": _read_golden,
+    "pooling": _one_of(_same(*LIBRARY_MODES.values()) | dict(LIBRARY_MODES)),
 }
 _SWITCHES = frozenset({"BetterTransformer", "FasterTransformer", "model_parallel", "hardware"})
 """Keys of the example that change nothing here; said so only where they are switched on."""

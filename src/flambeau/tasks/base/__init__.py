@@ -24,6 +24,7 @@ from flambeau.tasks.base.parsing import (
     parse_structured_text,
     require_unicode,
 )
+from flambeau.tasks.base.pooling import LIBRARY_MODES, PoolingMode
 from flambeau.tasks.base.records import (
     Arrays,
     AudioInput,
@@ -58,6 +59,7 @@ from flambeau.tasks.base.windows import join_windows, window_weights
 
 __all__ = [
     "LENGTH_NAMES",
+    "LIBRARY_MODES",
     "MAX_ENTRIES",
     "AnswerOptions",
     "Arrays",
@@ -77,6 +79,7 @@ __all__ = [
     "LengthParameters",
     "NotAFileError",
     "PairTruncation",
+    "PoolingMode",
     "Reading",
     "Row",
     "RowOutputs",

@@ -5,26 +5,32 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-_DIGITS = {2: (5, 4, 3), 4: (9, 8, 7, 6)}
-"""By the bytes of a number: how many digits it may need, and how many it often does."""
+_DIGITS = {2: (5, 4, 3), 4: (9, 8, 7)}
+"""By the bytes of a number: how many digits it may need, and how many nearly all have."""
+_EXACT = 22
+"""The largest power of ten that is a float64 without rounding."""
+_POWERS = 10.0 ** np.arange(_EXACT + 1)
 
 
 def short_numbers(array: npt.NDArray[np.floating[Any]]) -> Any:
     """An array of float16 or float32 as nested lists of Python's numbers.
 
-    A number written in full says more digits than a float32 has. These are the nearest short ones
-    that stand for the same float32, which halves an answer. Takes 0.1 µs a number.
+    Written in full, a number has more digits than it was computed with. These are the nearest short
+    ones that stand for the same float32, which halves an answer. Takes 0.06 µs a number.
     """
     wide = array.astype(np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
-        magnitude = np.floor(np.log10(np.abs(wide)))
-    magnitude = np.where(np.isfinite(magnitude), magnitude, 0.0)
+        magnitudes = np.floor(np.log10(np.abs(wide)))
+    most = _DIGITS[array.itemsize][0]
+    # Of very large and very small numbers only some get shorter; zero and infinity stay.
+    places = np.nan_to_num(most - 1 - magnitudes, nan=0, posinf=0, neginf=0)
+    scales = _POWERS.take(np.clip(places, 0, _EXACT).astype(np.intp))
     shortest = wide
-    with np.errstate(over="ignore", invalid="ignore"):
-        for digits in _DIGITS[array.itemsize]:
-            # Both are whole numbers in float64, so that the quotient is the decimal's own double.
-            scale = 10.0 ** (digits - 1 - magnitude)
-            rounded = np.rint(wide * scale) / scale
-            same = (rounded.astype(array.dtype) == array) & (np.abs(magnitude) < 12)
-            shortest = np.where(same, rounded, shortest)
+    for digits in _DIGITS[array.itemsize]:
+        # Both are whole numbers in float64, so that the quotient is the decimal's own double.
+        divisor = scales / 10.0 ** (most - digits)
+        rounded = np.rint(wide * divisor) / divisor
+        with np.errstate(over="ignore"):  # the largest number of all may be rounded up
+            same = rounded.astype(array.dtype) == array
+        shortest = np.where(same, rounded, shortest)
     return shortest.tolist()

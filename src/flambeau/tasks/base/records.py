@@ -8,6 +8,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from flambeau.tasks.base.pooling import PoolingMode
+
 Arrays = Mapping[str, npt.NDArray[np.float32]]
 """One row's model outputs by name, without padding."""
 
@@ -75,7 +77,8 @@ class Head(msgspec.Struct, frozen=True):
     `problem_type` is the configuration's value: `single_label_classification`,
     `multi_label_classification`, `regression` or None. `config` is the model's `config.json`,
     `folder` the model's, for whatever else lies in it, and `vocabulary` its tokenizer's.
-    `read_tensors` reads a file of weights in that folder.
+    `read_tensors` reads a file of weights in that folder; `pooling` is the archive's, where it does
+    not want the model's own.
     """
 
     labels: list[str] = []
@@ -84,6 +87,7 @@ class Head(msgspec.Struct, frozen=True):
     folder: str | None = None
     vocabulary: Vocabulary | None = None
     read_tensors: Callable[[Path], Arrays] = read_safetensors
+    pooling: PoolingMode | None = None
 
 
 class Entry(msgspec.Struct, frozen=True):

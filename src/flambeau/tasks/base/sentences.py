@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 from typing_extensions import override
 
+from flambeau.errors import ConfigError
 from flambeau.tasks.base.length import (
     LENGTH_NAMES,
     LengthParameters,
@@ -53,6 +54,14 @@ class SentenceTask(ForwardTask):
     def __init__(self, head: Head) -> None:
         super().__init__(head)
         self.modules = read_sentence_modules(head)
+        if head.pooling is not None:
+            if self.modules.layers and len(self.modules.pooling) > 1:
+                raise ConfigError(
+                    f"The handler setting 'pooling' is {head.pooling!r}, but what comes after in"
+                    f" this model needs all of {', '.join(self.modules.pooling)}. Remove it."
+                )
+            size = self.size(SentenceParameters(pooling=head.pooling))
+            self.modules = msgspec.structs.replace(self.modules, pooling=(head.pooling,), size=size)
         self.max_length = self.modules.max_length
 
     @override
