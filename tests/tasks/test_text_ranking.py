@@ -97,7 +97,8 @@ def test_the_models_activation_is_used(config: dict[str, Any], expected: float) 
 def test_the_best_window_counts() -> None:
     """Of a document that is read in windows, one may have the answer."""
     task = made()
-    inputs = task.parse({"query": "who", "texts": ["long"], "truncation": "window"} | {})
+    inputs = task.parse({"query": "who", "texts": ["long"], "truncation": "window"})
+    assert task.window_rule(inputs.parameters).truncation == "window"
     encoding = spaced_encoding("who")
     windows = [
         Window(encoding, {"logits": np.array([logit], np.float32)}) for logit in (-1.0, 2.0, 0.0)

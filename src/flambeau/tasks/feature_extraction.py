@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from typing_extensions import override
 
 from flambeau.tasks.base import (
-    LENGTH_NAMES,
+    BESIDE_NAMES,
     AnswerOptions,
     BaseParameters,
     ForwardTask,
@@ -30,7 +30,7 @@ class Task(ForwardTask):
     example: ClassVar[JsonValue] = {"inputs": "Flambeau carries the torch on."}
     outputs: ClassVar[tuple[str, ...]] = ("last_hidden_state",)
     Parameters: ClassVar[type[BaseParameters]] = LengthParameters
-    beside: ClassVar[frozenset[str]] = LENGTH_NAMES
+    beside: ClassVar[frozenset[str]] = BESIDE_NAMES
     compact: ClassVar[bool] = True
 
     @override

@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from flambeau.errors import ErrorKind, LoadError, PredictionError
 from flambeau.tasks.base import (
-    LENGTH_NAMES,
+    BESIDE_NAMES,
     AnswerOptions,
     BaseParameters,
     Entry,
@@ -63,7 +63,7 @@ class Task(ForwardTask):
     )
     outputs: ClassVar[tuple[str, ...]] = ("logits",)
     Parameters: ClassVar[type[BaseParameters]] = Parameters
-    beside: ClassVar[frozenset[str]] = LENGTH_NAMES | {
+    beside: ClassVar[frozenset[str]] = BESIDE_NAMES | {
         "raw_scores",
         "return_documents",
         "return_text",

@@ -5,7 +5,7 @@ from flambeau.tasks.base.binary import NotAFileError, file_bytes, is_json
 from flambeau.tasks.base.generation import Continuation, GenerationParameters, GenerationTask
 from flambeau.tasks.base.inference import infer_task
 from flambeau.tasks.base.length import (
-    LENGTH_NAMES,
+    BESIDE_NAMES,
     LengthParameters,
     length_rule,
     translate_length,
@@ -58,7 +58,7 @@ from flambeau.tasks.base.tokens import Token, text_tokens
 from flambeau.tasks.base.windows import join_windows, window_weights
 
 __all__ = [
-    "LENGTH_NAMES",
+    "BESIDE_NAMES",
     "LIBRARY_MODES",
     "MAX_ENTRIES",
     "AnswerOptions",

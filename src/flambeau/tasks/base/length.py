@@ -5,7 +5,8 @@ from typing import Any, Literal
 from flambeau.tasks.base.parameters import BaseParameters
 from flambeau.tasks.base.records import Truncation, WindowRule
 
-LENGTH_NAMES = frozenset({"truncate", "truncation_direction"})
+BESIDE_NAMES = frozenset({"details", "truncate", "truncation", "truncation_direction"})
+"""What such clients put beside a text and not below `parameters`, of what all tasks have."""
 
 
 class LengthParameters(BaseParameters, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from flambeau.errors import ConfigError
 from flambeau.tasks.base.length import (
-    LENGTH_NAMES,
+    BESIDE_NAMES,
     LengthParameters,
     length_rule,
     translate_length,
@@ -43,7 +43,7 @@ class SentenceTask(ForwardTask):
 
     outputs: ClassVar[tuple[str, ...]] = ("last_hidden_state",)
     Parameters: ClassVar[type[BaseParameters]] = SentenceParameters
-    beside: ClassVar[frozenset[str]] = LENGTH_NAMES | {
+    beside: ClassVar[frozenset[str]] = BESIDE_NAMES | {
         "dimensions",
         "pooling",
         "prompt",
