@@ -212,3 +212,14 @@ def test_a_worker_begins_with_its_own_threads(forms: Forms, engine: str) -> None
     loaded.begin(2)
     for one, two in zip(before, loaded.forward(ROWS), strict=True):
         np.testing.assert_allclose(one["logits"], two["logits"], atol=1e-4)
+
+
+def test_a_graph_of_states_is_not_taken_for_one_of_scores(forms: Forms) -> None:
+    """And the reverse: a graph is for the task that it was exported for."""
+    states, scores = Case("roberta", "embeddings"), CASE
+    for engine in ENGINES:
+        for case, other in ((states, scores), (scores, states)):
+            wanted = forms.source(engine, other)
+            wrong = msgspec.structs.replace(forms.source(engine, case), task=wanted.task)
+            with pytest.raises(LoadError, match="was not exported for"):
+                engines.load(engine)(msgspec.structs.replace(wrong, outputs=wanted.outputs))
