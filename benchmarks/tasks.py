@@ -47,6 +47,8 @@ PRECISIONS: "tuple[Precision, ...]" = ("fp32", "bf16", "int8")
 ENTITIES = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC", "B-MISC", "I-MISC"]
 SENTIMENT = ["negative", "neutral", "positive"]
 INFERENCE = ["contradiction", "neutral", "entailment"]
+WIDTH = [str(place) for place in range(768)]
+"""Of a state, for tasks that are given states and no labels."""
 
 
 class Case(NamedTuple):
@@ -72,6 +74,16 @@ def _pipeline(**parameters: JsonValue) -> Callable[[str], JsonValue]:
 def _question(text: str) -> JsonValue:
     words = text.split()
     return {"question": " ".join(words[:7]), "context": " ".join(words[7:])}
+
+
+def _ranking(text: str) -> JsonValue:
+    """A query of 7 words and 8 texts of the others, each in another order."""
+    words = text.split()
+    query, others = words[:7], words[7:]
+    return {
+        "query": " ".join(query),
+        "texts": [" ".join(others[place:] + others[:place]) for place in range(8)],
+    }
 
 
 CASES = [
@@ -106,6 +118,23 @@ CASES = [
         rows=4,
     ),
     Case("question-answering", "question-answering", _question, words=TOKENS - 3),
+    Case("embeddings", "embeddings", _pipeline(normalize=True), WIDTH),
+    Case(
+        "embeddings, base64 of int8",
+        "embeddings",
+        _pipeline(normalize=True, embedding_dtype="int8", encoding_format="base64"),
+        WIDTH,
+    ),
+    Case("feature-extraction", "feature-extraction", _pipeline(), WIDTH),
+    Case(
+        "text-ranking, 8 texts",
+        "text-ranking",
+        _ranking,
+        ["relevance"],
+        TOKENS - 3,
+        per_token=False,
+        rows=8,
+    ),
 ]
 
 
