@@ -179,7 +179,7 @@ def _run(
 def _announce(running: "Server", target: Target) -> None:
     base = str(running.address("inference_address"))
     info = running.core.registry.get(target.name).info
-    example = example_curl(base, target.name, info.get("task"))
+    example = example_curl(base, target.name, info.get("task"), info.get("example"))
     if not running.config.disable_token_authorization:
         example = f'{_READ_KEY_FILE}\n  {example} -H "Authorization: Bearer $TOKEN"'
     _say(
@@ -194,13 +194,13 @@ def _announce(running: "Server", target: Target) -> None:
     )
 
 
-def example_curl(base: str, name: str, task: str | None) -> str:
-    """A command that works for this task."""
+def example_curl(base: str, name: str, task: str | None, own: str | None = None) -> str:
+    """A command that works for this task. `own`: the task's example, where the model has its own."""
     url = f"{base}/predictions/{name}"
     if task is None:
         return f"curl {url} -T sample_input"
     try:
-        example = load_task(task).example
+        example = own or load_task(task).example
     except (ConfigError, KeyError):
         example = "Flambeau carries the torch on."
     if isinstance(example, str):

@@ -149,6 +149,8 @@ class TransformersHandler:
 
     def info(self) -> dict[str, str]:
         """How the model is served, for people."""
+        own = self._model.task.sample()
+        differs = isinstance(own, str) and own != self._model.task.example
         return {
             "task": self._model.task.name,
             "engine": self._model.engine_name,
@@ -157,6 +159,7 @@ class TransformersHandler:
             "device": self._model.engine.device,
             "precision": self._model.engine.precision,
             "batching": "packed" if self._is_packed() else "padded",
+            **({"example": str(own)} if differs else {}),
         }
 
     def _is_packed(self) -> bool:
