@@ -11,6 +11,7 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flambeau.cli.serve import example_curl
 from flambeau.errors import PredictionError
 from flambeau.testing.models import Architecture
 from flambeau.testing.native import ServedNative
@@ -185,3 +186,14 @@ def test_masks_of_long_texts(models: Models) -> None:
     assert details["usage"]["windows"] > 3
     assert len(details["outputs"]) == 5
     assert all("in London" in row["sequence"] for row in details["outputs"])
+
+
+def test_models_with_a_mask_of_their_own_say_so(models: Models) -> None:
+    """Whoever asks how a model is served gets a request that it takes; `flambeau serve` prints it."""
+    info = served(models, "fill-mask", "roberta").handler.info()
+    assert info["example"] == "Flambeau carries the <mask>."
+    assert "'Flambeau carries the <mask>.'" in example_curl(
+        "http://h", "m", info["task"], info["example"]
+    )
+    assert "example" not in served(models, "fill-mask", "bert").handler.info()
+    assert "'Flambeau carries the [MASK].'" in example_curl("http://h", "m", "fill-mask")
