@@ -6,17 +6,13 @@ import pytest
 from flambeau import engines
 from flambeau.engines.base import (
     CPU_LIMITS,
-    Generated,
-    GenerationSettings,
     RowLimits,
     TokenSequence,
     forward_in_groups,
-    generate_in_groups,
     group_by_length,
     pad_rows,
     pick_device,
     row_mask,
-    until_end,
 )
 from flambeau.errors import ConfigError
 
@@ -66,29 +62,6 @@ def test_outputs_lose_padding_and_keep_order(limits: RowLimits | None) -> None:
     sequences = [TokenSequence([1]), TokenSequence([2, 3, 4]), TokenSequence([5, 6])]
     outputs = forward_in_groups(sequences, limits, run, per_token=True)
     assert [output["ids"].tolist() for output in outputs] == [[1], [2, 3, 4], [5, 6]]
-
-
-def test_seeded_prompts_run_alone() -> None:
-    """Equal settings share a run; a seeded prompt has one of its own; order is kept."""
-    runs: list[list[int]] = []
-
-    def run(rows: list[TokenSequence], settings: GenerationSettings) -> list[Generated]:
-        runs.append([row.ids[0] for row in rows])
-        return [Generated(row.ids, "length") for row in rows]
-
-    plain, seeded = GenerationSettings(5), GenerationSettings(5, seed=1)
-    prompts = [TokenSequence([number]) for number in range(5)]
-    generated = generate_in_groups(
-        prompts, [plain, seeded, plain, seeded, GenerationSettings(6)], run
-    )
-    assert [made.ids for made in generated] == [[0], [1], [2], [3], [4]]
-    assert sorted(runs) == [[0, 2], [1], [3], [4]]
-
-
-def test_generation_stops_at_the_first_end_token() -> None:
-    """Tokens from the end token on are dropped, and the reason says so."""
-    assert until_end([5, 6, 0, 7], (0,)) == Generated([5, 6], "stop")
-    assert until_end([5, 6], (0,)) == Generated([5, 6], "length")
 
 
 def test_a_missing_gpu_falls_back_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:

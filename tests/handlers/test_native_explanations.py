@@ -286,7 +286,7 @@ def test_a_withdrawn_explanation_stops(models: Models) -> None:
     asked = json.dumps(with_parameters("movie " * 120, n_steps=200))
     run = worker.add(("explanation", asked), explain="True")
     worker.runs.step()
-    run.withdrawn = True
+    run.withdraw(())
     worker.runs.step()
     assert worker.runs.finished() == [run]
     assert not worker.answered

@@ -153,7 +153,7 @@ def test_greedy_generation_equals_transformers(
     else:
         served = ServedNative(source, output)
     parameters = {"max_new_tokens": 12, "do_sample": False}
-    bodies = [{"inputs": text, "parameters": parameters} for text in TEXTS]
+    bodies = [{"text": text, "parameters": parameters} for text in TEXTS]
     answers = served(*bodies, headers={"x-flambeau-output": output})
     model = transformers.AutoModelForCausalLM.from_pretrained(source).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(source)
@@ -186,8 +186,8 @@ def test_generation_stays_within_the_models_positions(models: Models) -> None:
     served = ServedNative(models.get("text-generation", "gpt2"))
     parameters = {"max_new_tokens": 500, "do_sample": False}
     long, short = served(
-        {"inputs": "the " * 300 + "end", "parameters": parameters},
-        {"inputs": "the", "parameters": parameters},
+        {"text": "the " * 300 + "end", "parameters": parameters},
+        {"text": "the", "parameters": parameters},
     )
     assert long["prompt_tokens"] == MAX_POSITIONS - 1
     assert long["generated_tokens"] <= 1

@@ -160,7 +160,7 @@ def test_the_lane_can_be_asked_for(models: Models) -> None:
 def test_a_withdrawn_batch_is_not_computed(models: Models) -> None:
     """Whose clients have left costs no forward pass."""
     worker = Worker(models)
-    worker.add(("left", "good")).withdrawn = True
+    worker.add(("left", "good")).withdraw(())
     worker.finish()
     assert worker.answered == []
     assert worker.handler.take_phases() == []

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from flambeau import tasks
 from flambeau.errors import ErrorKind, PredictionError
-from flambeau.handlers.tokenizer import TokenizerSource, TokenizerVocabulary
+from flambeau.handlers.tokenizer_vocabulary import TokenizerSource, TokenizerVocabulary
 from flambeau.tasks.base import (
     AnswerOptions,
     BaseTask,

@@ -7,19 +7,14 @@ import numpy as np
 import pytest
 
 from flambeau.tasks.base import (
-    Continuation,
-    GenerationTask,
     TextInput,
 )
 from tests.tasks.samples import (
-    FULL,
     LEGACY,
     answered,
-    error_of,
     forward_task,
     one_hot,
     spaced_encoding,
-    task,
     with_parameters,
 )
 
@@ -109,64 +104,3 @@ def test_legacy_token_classification_keeps_special_tokens() -> None:
     answer = answered(made, outputs, spaced_encoding("Bo"), TextInput("Bo"), LEGACY)
     assert answer == [["[CLS]", "O"], ["Bo", "B-PER"], ["[SEP]", "O"]]
     assert json.loads(json.dumps(answer)) == answer
-
-
-def test_generation_answers() -> None:
-    """Legacy is prompt and continuation; full adds counts and the reason."""
-    made = task("text-generation")
-    assert isinstance(made, GenerationTask)
-    done = Continuation(" you", 2, 1, "stop")
-    assert made.postprocess(done, TextInput("hi"), LEGACY) == "hi you"
-    assert made.postprocess(done, TextInput("hi"), FULL) == {
-        "generated_text": "hi you",
-        "prompt_tokens": 2,
-        "generated_tokens": 1,
-        "finish_reason": "stop",
-    }
-
-
-@pytest.mark.parametrize(
-    ("parameters", "message"),
-    [
-        ({"max_new_tokens": 0}, "'max_new_tokens' must be a whole number from 1 to 100000, not 0"),
-        ({"max_new_tokens": "5"}, 'not "5"'),
-        ({"temperature": 1e-40}, "must be 0 (greedy) or a number from 0.01 to 100, not 1e-40"),
-        ({"temperature": 0.009}, "'temperature' must be 0"),
-        ({"temperature": -1}, "'temperature' must be 0"),
-        ({"temperature": 101}, "'temperature' must be 0"),
-        ({"temperature": float("nan")}, "to 100, not NaN"),
-        ({"temperature": float("inf")}, "to 100, not Infinity"),
-        ({"temperature": False}, "to 100, not false"),
-        ({"temperature": 0, "top_p": 0}, "'top_p' must be a number above 0 and at most 1, not 0"),
-        ({"top_p": 1.5}, "'top_p' must be"),
-        ({"top_k": -1}, "'top_k' must be a whole number from 0"),
-        ({"top_k": 10**400}, "'top_k' must be a whole number from 0"),
-        ({"top_k": 10**5000}, "to 1000000, not a number"),
-        ({"temperature": b"1"}, "to 100, not bytes"),
-        ({"do_sample": "yes"}, "'do_sample' must be true or false"),
-        ({"seed": -1}, "'seed' must be"),
-        ({"seed": 2**70}, "'seed' must be"),
-    ],
-)
-def test_generation_parameters_are_checked(parameters: dict[str, object], message: str) -> None:
-    """Each parameter's range is enforced before anything runs; the value and the range are named."""
-    error = error_of(task("text-generation"), {"inputs": "a", "parameters": parameters})
-    assert message in error.message
-    assert len(error.message) < 300
-
-
-@pytest.mark.parametrize("zero", [0, 0.0, -0.0])
-def test_temperature_zero_is_greedy(zero: float) -> None:
-    """As OpenAI's clients expect, whatever else is asked for; the bounds themselves are allowed."""
-    made = task("text-generation")
-    assert isinstance(made, GenerationTask)
-    checked = made.read_parameters({"temperature": zero, "do_sample": True, "top_p": 0.5})
-    assert (checked.do_sample, checked.temperature) == (False, None)
-    bounds = made.read_parameters({"temperature": 0.01, "top_p": 1, "top_k": 0})
-    assert (bounds.do_sample, bounds.temperature, bounds.top_p) == (None, 0.01, 1)
-
-
-def test_white_space_is_a_prompt() -> None:
-    """Generation may go on from white space, but not from nothing."""
-    assert task("text-generation").parse(" ").entries == [TextInput(" ")]
-    assert "empty" in error_of(task("text-generation"), "").message

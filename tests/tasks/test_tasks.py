@@ -17,7 +17,7 @@ from tests.tasks.samples import error_of, task
 
 def test_every_file_is_a_task_whose_example_it_accepts() -> None:
     """The folder is the registry: each tag loads, is named after its file, accepts its example."""
-    assert set(tasks.available()) <= set(get_args(TaskName))
+    assert tasks.available() == sorted(get_args(TaskName))
     for name in tasks.available():
         made = task(name)
         assert made.name == name
@@ -41,6 +41,8 @@ def test_unknown_task_names_the_known_ones() -> None:
         ("LlamaForCausalLM", "text-generation"),
         ("BertModel", "feature-extraction"),
         ("BertForPreTraining", None),
+        ("T5ForConditionalGeneration", "text2text-generation"),
+        ("MarianMTModel", "translation"),
     ],
 )
 def test_task_is_inferred_from_the_architecture(architecture: str, expected: str | None) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, decoders, models
 
-from flambeau.handlers.tokenizer import TokenizerSource, TokenizerVocabulary
+from flambeau.handlers.tokenizer_vocabulary import TokenizerSource, TokenizerVocabulary
 from flambeau.tasks.base import (
     AnswerOptions,
     Encoding,

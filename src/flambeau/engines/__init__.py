@@ -13,7 +13,8 @@ from flambeau.errors import ConfigError
 
 def available() -> list[str]:
     """The names of all engines, sorted. Imports none of them."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "base")
+    names = {module.name for module in pkgutil.iter_modules(__path__)}
+    return sorted(names - {"attribution", "base", "generation"})
 
 
 def load(name: str) -> type[Engine]:

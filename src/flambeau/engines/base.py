@@ -8,7 +8,7 @@ its own affair.
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 import numpy as np
@@ -17,6 +17,9 @@ import numpy.typing as npt
 from flambeau.archive.graphs import GRAPH_SUFFIXES, Form, find_graph, forms_of
 from flambeau.errors import LoadError
 from flambeau.types import Precision, TaskName
+
+if TYPE_CHECKING:
+    from flambeau.engines.generation import Session
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +82,11 @@ class ModelSource(msgspec.Struct, frozen=True):
         """Whether it gives, for a token, a number for each one of the vocabulary."""
         return self.task == "fill-mask"
 
+    @property
+    def generates(self) -> bool:
+        """Whether the model's answers are tokens, one after the other."""
+        return self.task in _GENERATING
+
 
 _WHOLE = frozenset(
     {
@@ -94,23 +102,7 @@ _WHOLE = frozenset(
 MEDIA_TASKS = frozenset({"image-classification", "automatic-speech-recognition"})
 """The tasks whose models read arrays and no tokens."""
 
-
-class GenerationSettings(msgspec.Struct, frozen=True):
-    """How one prompt is continued. None: the model's own `generation_config.json` says."""
-
-    max_new_tokens: int
-    do_sample: bool | None = None
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    seed: int | None = None
-
-
-class Generated(msgspec.Struct, frozen=True):
-    """The tokens after one prompt, without the end token, and why they end."""
-
-    ids: list[int]
-    finish_reason: Literal["stop", "length"]
+_GENERATING = frozenset({"text-generation", "text2text-generation", "summarization", "translation"})
 
 
 class RowLimits(msgspec.Struct, frozen=True):
@@ -160,10 +152,8 @@ class Engine(Protocol):
     def forward(self, sequences: Sequence[TokenSequence]) -> list[Outputs]:
         """Each sequence's outputs, in the order given. Raises what the framework raises."""
 
-    def generate(
-        self, prompts: Sequence[TokenSequence], settings: Sequence[GenerationSettings]
-    ) -> list[Generated]:
-        """Each prompt's continuation; `settings` has one element per prompt."""
+    def session(self) -> "Session":
+        """A new session to continue prompts in. Raises `NotImplementedError` without a decoder."""
 
 
 CPU_LIMITS = RowLimits(max_tokens=512, max_padding=0.1)
@@ -311,38 +301,6 @@ def wanted_places(
         return np.repeat(np.arange(len(rows)), counts), columns
     starts = np.cumsum([0, *map(len, rows)])[:-1]
     return np.zeros(len(columns), np.int64), columns + np.repeat(starts, counts)
-
-
-def generate_in_groups(
-    prompts: Sequence[TokenSequence],
-    settings: Sequence[GenerationSettings],
-    run: Callable[[list[TokenSequence], GenerationSettings], list[Generated]],
-) -> list[Generated]:
-    """Run prompts with equal settings and near lengths together, and put answers in order.
-
-    A seeded prompt runs alone: its random numbers must not depend on its neighbours.
-    """
-    kinds: dict[object, list[int]] = {}
-    for index, setting in enumerate(settings):
-        kinds.setdefault((setting, index) if setting.seed is not None else setting, []).append(
-            index
-        )
-    answers: dict[int, Generated] = {}
-    for members in kinds.values():
-        lengths = [len(prompts[index]) for index in members]
-        for group in group_by_length(lengths, GENERATION_LIMITS):
-            rows = [members[place] for place in group]
-            generated = run([prompts[row] for row in rows], settings[rows[0]])
-            answers.update(zip(rows, generated, strict=True))
-    return [answers[index] for index in range(len(prompts))]
-
-
-def until_end(ids: Sequence[int], eos_ids: Sequence[int]) -> Generated:
-    """Cut generated tokens at the first end token."""
-    for place, token in enumerate(ids):
-        if token in eos_ids:
-            return Generated(list(ids[:place]), "stop")
-    return Generated(list(ids), "length")
 
 
 class Graph(msgspec.Struct, frozen=True):

@@ -15,8 +15,6 @@ from flambeau.archive.graphs import Form, precision_of
 from flambeau.engines.base import (
     CPU_LIMITS,
     GPU_LIMITS,
-    Generated,
-    GenerationSettings,
     Graph,
     ModelSource,
     Outputs,
@@ -26,6 +24,7 @@ from flambeau.engines.base import (
     open_form,
     pick_device,
 )
+from flambeau.engines.generation import Session
 from flambeau.errors import LoadError, first_line
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ class Engine:
     """Padded batches of rows of about one length; in int8, each row alone."""
 
     def __init__(self, source: ModelSource) -> None:
-        if source.task == "text-generation":
+        if source.generates:
             raise LoadError("The engine onnx does not generate text. Use engine: torch.")
         self._source = source
         cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
@@ -81,10 +80,8 @@ class Engine:
             sequences, self.limits, self._forward_rows, per_token=self._source.per_token
         )
 
-    def generate(
-        self, prompts: Sequence[TokenSequence], settings: Sequence[GenerationSettings]
-    ) -> list[Generated]:
-        """See `engines.base.Engine`. Loading has refused such a model."""
+    def session(self) -> Session:
+        """See `engines.base.Engine`."""
         raise NotImplementedError("the engine onnx does not generate text")
 
     def _forward_rows(self, rows: list[TokenSequence]) -> dict[str, npt.NDArray[np.float32]]:

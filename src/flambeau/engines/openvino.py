@@ -14,8 +14,6 @@ import numpy.typing as npt
 from flambeau.archive.graphs import Form, precision_of
 from flambeau.engines.base import (
     CPU_LIMITS,
-    Generated,
-    GenerationSettings,
     Graph,
     ModelSource,
     Outputs,
@@ -25,6 +23,7 @@ from flambeau.engines.base import (
     open_form,
     pick_device,
 )
+from flambeau.engines.generation import Session
 from flambeau.errors import LoadError, first_line
 from flambeau.types import Precision
 
@@ -53,7 +52,7 @@ class Engine:
     """Padded batches of rows of about one length."""
 
     def __init__(self, source: ModelSource) -> None:
-        if source.task == "text-generation":
+        if source.generates:
             raise LoadError("The engine openvino does not generate text. Use engine: torch.")
         self._source = source
         self.device = pick_device(source.gpu, cuda_available=False)
@@ -89,10 +88,8 @@ class Engine:
             sequences, self.limits, self._forward_rows, per_token=self._source.per_token
         )
 
-    def generate(
-        self, prompts: Sequence[TokenSequence], settings: Sequence[GenerationSettings]
-    ) -> list[Generated]:
-        """See `engines.base.Engine`. Loading has refused such a model."""
+    def session(self) -> Session:
+        """See `engines.base.Engine`."""
         raise NotImplementedError("the engine openvino does not generate text")
 
     def _compile(self) -> Any:

@@ -22,21 +22,26 @@ from transformers import (
 from flambeau.engines.base import (
     CPU_LIMITS,
     GPU_LIMITS,
-    Generated,
-    GenerationSettings,
     ModelSource,
     Outputs,
     RowLimits,
     TokenSequence,
     count_padding,
     forward_in_groups,
-    generate_in_groups,
     pad_rows,
     pick_device,
     row_mask,
+)
+from flambeau.engines.generation import (
+    AtOnce,
+    Generated,
+    GenerationSettings,
+    NewToken,
+    Prompt,
+    Session,
     until_end,
 )
-from flambeau.errors import LoadError, first_line
+from flambeau.errors import ErrorKind, LoadError, PredictionError, first_line
 
 if TYPE_CHECKING:
     from flambeau.types import Precision
@@ -87,11 +92,9 @@ class Engine:
             sequences, self.limits, self._forward_rows, per_token=self._source.per_token
         )
 
-    def generate(
-        self, prompts: Sequence[TokenSequence], settings: Sequence[GenerationSettings]
-    ) -> list[Generated]:
+    def session(self) -> Session:
         """See `engines.base.Engine`. A traced model has no cache: every step reads all tokens."""
-        return generate_in_groups(prompts, settings, self._generate_rows)
+        return AtOnce(self._generate, {})
 
     def _load(self) -> Any:
         if self._source.precision not in (None, "fp32"):
@@ -149,19 +152,18 @@ class Engine:
             short, full = short[: len(row)], full[: len(row)]
         return bool(torch.allclose(short, full, rtol=_PROBE_TOLERANCE, atol=_PROBE_TOLERANCE))
 
-    def _generate_rows(
-        self, rows: list[TokenSequence], settings: GenerationSettings
-    ) -> list[Generated]:
+    def _generate(self, prompts: Sequence[Prompt]) -> list[list[Generated]]:
         """Append token after token. Rows are padded on the right, so that positions hold."""
-        self.padding += count_padding(rows, self._fixed_width)
+        settings = _checked(prompts[0].settings)
+        self.padding += count_padding([each.sequence for each in prompts], self._fixed_width)
         generator = torch.Generator()
         if settings.seed is None:
             generator.seed()
         else:
             generator.manual_seed(settings.seed)
         processors = _processors(settings)
-        texts = [list(row.ids) for row in rows]
-        running = list(range(len(rows)))
+        texts = [list(prompt.sequence.ids) for prompt in prompts]
+        running = list(range(len(prompts)))
         for _ in range(settings.max_new_tokens):
             logits = self._last_logits([texts[index] for index in running])
             if settings.do_sample:
@@ -169,14 +171,16 @@ class Engine:
                 chosen = torch.multinomial(scores.softmax(-1), 1, generator=generator)[:, 0]
             else:
                 chosen = logits.argmax(-1)
-            for index, token in zip(running, chosen.tolist(), strict=True):
+            for index, token in zip(list(running), chosen.tolist(), strict=True):
                 texts[index].append(token)
-            running = [index for index in running if texts[index][-1] not in self._source.eos_ids]
+                ends = token in self._source.eos_ids
+                if ends or not prompts[index].listener(0, [NewToken(token)]):
+                    running.remove(index)
             if not running:
                 break
         return [
-            until_end(text[len(row) :], self._source.eos_ids)
-            for text, row in zip(texts, rows, strict=True)
+            [until_end(text[len(prompt.sequence) :], self._source.eos_ids)]
+            for text, prompt in zip(texts, prompts, strict=True)
         ]
 
     def _last_logits(self, texts: list[list[int]]) -> torch.Tensor:
@@ -189,6 +193,25 @@ class Engine:
         logits = self._run(texts, width=width)[0]
         last = torch.tensor([len(text) - 1 for text in texts], device=logits.device)
         return logits[torch.arange(len(texts), device=logits.device), last].float().cpu()
+
+
+_SUPPORTED = frozenset(
+    {"max_new_tokens", "do_sample", "temperature", "top_k", "top_p", "seed", "logprobs"}
+)
+
+
+def _checked(settings: GenerationSettings) -> GenerationSettings:
+    """The settings, if this engine has what they ask for. Raises `PredictionError`."""
+    single = {"num_beams": 1, "num_return_sequences": 1}
+    given = settings.options().items() - single.items()
+    asked = sorted(name for name, _ in given if name not in _SUPPORTED)
+    if asked:
+        raise PredictionError(
+            f"A TorchScript model cannot generate with {', '.join(asked)}. Allowed:"
+            f" {', '.join(sorted(_SUPPORTED - {'logprobs'}))}.",
+            ErrorKind.INVALID_INPUT,
+        )
+    return settings
 
 
 def _processors(settings: GenerationSettings) -> LogitsProcessorList:

@@ -50,6 +50,10 @@ class Answers:
         for position, item in enumerate(ret):
             self._send(self._index_of[ids[position]], encode_item(item), last=False)
 
+    def send_part(self, index: int, body: Body) -> None:
+        """One more chunk for one row."""
+        self._send(index, body, last=False)
+
     def finish(self, bodies: list[Body | PredictionError]) -> None:
         """The last chunk, or the error, of every row."""
         for index, body in enumerate(bodies):

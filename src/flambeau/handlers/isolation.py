@@ -61,7 +61,7 @@ def _run(
             raise
         short = lacks_memory(error)
         if len(items) == 1 and (last or not short):
-            return [_item_error(error, short)]
+            return [item_error(error)]
     # Out here nothing holds the failed pass's arrays any more, as the error's frames did.
     if short:
         free_memory()
@@ -141,7 +141,7 @@ def hidden_error(error: BaseException, sentence: str) -> PredictionError:
     return PredictionError(f"{sentence} ({kind}).")
 
 
-def _item_error(error: Exception, short: bool) -> PredictionError:
+def item_error(error: Exception) -> PredictionError:
     """The error for the client, told only its type; an engine's reason goes to the log.
 
     Engines see numbers alone, so that no user's text is in what they raise.
@@ -149,7 +149,7 @@ def _item_error(error: Exception, short: bool) -> PredictionError:
     if isinstance(error, PredictionError):
         return error
     logger.error("The model failed on one input.", exc_info=error)
-    if short:
+    if lacks_memory(error):
         return PredictionError(
             "The model ran out of memory on this input. Send a shorter one.",
             ErrorKind.OUT_OF_MEMORY,

@@ -6,20 +6,22 @@ that item's own error; its neighbours are answered.
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, cast
 
 import msgspec
 
-from flambeau.engines.base import GENERATION_LIMITS, Generated, GenerationSettings, Outputs
+from flambeau.engines.base import GENERATION_LIMITS, Outputs
 from flambeau.errors import ErrorKind, PredictionError
 from flambeau.handlers.explanation_methods import GradientJob
 from flambeau.handlers.explanation_request import read_explanation
 from flambeau.handlers.isolation import Headroom, hidden_error
 from flambeau.handlers.native_answers import guarded, postprocess
+from flambeau.handlers.native_context import HandlerContext
+from flambeau.handlers.native_continuations import Continuations
 from flambeau.handlers.native_explanations import ExplainedPart, Explanation
-from flambeau.handlers.native_generation import generate, generation_settings
+from flambeau.handlers.native_generation import generation_settings, prompt_row
 from flambeau.handlers.native_jobs import (
     Answer,
     Job,
@@ -39,9 +41,9 @@ from flambeau.handlers.native_request import (
     read_shape,
     with_form_hint,
 )
+from flambeau.handlers.token_events import Reply, wants_events
 from flambeau.tasks.base import (
     AnswerOptions,
-    BaseTask,
     Continuation,
     ForwardTask,
     GenerationTask,
@@ -50,7 +52,7 @@ from flambeau.tasks.base import (
     Row,
     WindowRule,
 )
-from flambeau.types import LANE_HEADER, JsonValue, OutputShape, Phases, Precision
+from flambeau.types import LANE_HEADER, JsonValue, OutputShape, Phases
 
 logger = logging.getLogger(__name__)
 
@@ -66,43 +68,6 @@ MAX_REQUEST_TOKENS = 65_536
 The answer to a list comes when its last entry is done: it has to fit into a response timeout (120 seconds by default). A model of BERT-base's size needs
 about 11 TFLOP for as much (two per weight and token, 85 million weights).
 """
-
-
-class HandlerContext(Protocol):
-    """What the handler needs of TorchServe's context."""
-
-    @property
-    def system_properties(self) -> Mapping[str, object]:
-        """`model_dir` and `gpu_id` count here."""
-
-    @property
-    def compute_threads(self) -> int:
-        """The worker's share of the cores, 0 if nobody says."""
-
-    @property
-    def measured_engine(self) -> tuple[str, Precision] | None:
-        """The engine and the precision that `flambeau tune` found best, if it was asked."""
-
-    @property
-    def to_fork(self) -> bool:
-        """Whether this process is to be forked once the model is loaded."""
-
-    @property
-    def manifest(self) -> Mapping[str, object] | None:
-        """The archive's MANIFEST.json."""
-
-    @property
-    def model_yaml_config(self) -> Mapping[str, object]:
-        """The archive's model-config.yaml; {} where it has none."""
-
-    def get_request_header(self, idx: int, key: str) -> object:
-        """A header of item `idx`, its name in any case."""
-
-    def set_response_header(self, idx: int, key: str, value: str) -> None:
-        """Set a header of the answer to item `idx`."""
-
-    def set_response_content_type(self, idx: int, value: str) -> None:
-        """Set the content type of the answer to item `idx`."""
 
 
 class TransformersHandler:
@@ -123,6 +88,7 @@ class TransformersHandler:
         self._reading = 0.0
         self._turn = 0
         self._headroom = Headroom()
+        self._continuations: Continuations | None = None
 
     def initialize(self, context: HandlerContext) -> None:
         """Load the archive's model and run its task's example once.
@@ -168,6 +134,8 @@ class TransformersHandler:
 
     def budget(self) -> int:
         """Tokens that one forward pass should have, 0 where rows run alone."""
+        if isinstance(self._model.task, GenerationTask):
+            return GENERATION_LIMITS.max_tokens
         limits = self._headroom.limits(self._model.engine.limits)
         return limits.max_tokens if limits is not None else 0
 
@@ -180,8 +148,10 @@ class TransformersHandler:
         """Answer each row of a batch; a `PredictionError` stands for a row without an answer."""
         requests = self.read(data, context)
         reading = [each for each in requests if isinstance(each, Request)]
-        while chosen := self.choose([job for each in reading for job in each.waiting()]):
-            self.run(chosen)
+        for each in reading:
+            each.reply = None  # there is nobody to send parts to
+        while waiting := [job for each in reading for job in each.waiting()]:
+            self.step(waiting)
         return [
             self.result(each, context) if isinstance(each, Request) else each for each in requests
         ]
@@ -199,27 +169,41 @@ class TransformersHandler:
         self._reading += time.monotonic() - started
         return list(parsed)
 
-    def choose(self, waiting: Sequence[Job], max_requests: int = 0) -> list[Job]:
-        """Which of the waiting jobs `run` should have next; none if none wait."""
-        generates = isinstance(self._model.task, GenerationTask)
-        limits = GENERATION_LIMITS if generates else self._model.engine.limits
-        chosen = choose(waiting, self._headroom.limits(limits), self._turn, max_requests)
+    def step(self, waiting: Sequence[Job], max_requests: int = 0) -> None:
+        """Run what should come next of the waiting jobs, and settle what is complete."""
+        if isinstance(self._model.task, GenerationTask):
+            self._continue(waiting, max_requests)
+            return
+        limits = self._headroom.limits(self._model.engine.limits)
+        chosen = choose(waiting, limits, self._turn, max_requests)
         # Who is in no lane of bulk work waits for one pass of it, and no more.
         self._turn = 0 if chosen and chosen[0].request.bulk else self._turn + 1
-        return chosen
+        if chosen:
+            self._run(chosen)
 
-    def run(self, jobs: Sequence[Job]) -> None:
+    def _continue(self, waiting: Sequence[Job], max_requests: int) -> None:
+        if self._continuations is None:
+            self._continuations = Continuations(self._model)
+        for job, made in self._continuations.step(waiting, max_requests):
+            self._settle(job, made)
+        if phases := self._continuations.phases(self._reading):
+            self._reading = 0.0
+            self._phases.append(phases)
+
+    def _settle(self, job: Job, made: Made) -> None:
+        part = job.request.settle(job, made)
+        answer = None if part is None else self._finish(part, made)
+        if part is not None and answer is not None:
+            job.request.answer(part, answer)
+
+    def _run(self, jobs: Sequence[Job]) -> None:
         """Run the model over these jobs and settle each."""
         started, padding = time.monotonic(), self._model.engine.padding
         made = self._compute(jobs)
         computed = time.monotonic()
         for job, one in zip(jobs, made, strict=True):
-            part = job.request.settle(job, one)
-            answer = None if part is None else self._finish(part, one)
-            if part is not None and answer is not None:
-                job.request.answer(part, answer)
+            self._settle(job, one)
         tokens = sum(job.tokens for job in jobs)
-        tokens += sum(len(one.ids) for one in made if isinstance(one, Generated))
         reading, self._reading = self._reading, 0.0
         phases = Phases(
             reading,
@@ -232,6 +216,8 @@ class TransformersHandler:
 
     def result(self, request: Request, context: HandlerContext) -> object:
         """A finished request's result, with the headers that its answer gets."""
+        if request.reply is not None and (request.reply.begun or request.error is None):
+            return self._streamed(request, request.reply, context)
         if request.error is not None:
             return request.error
         value = request.assemble(self._model.task)
@@ -248,6 +234,15 @@ class TransformersHandler:
             return msgspec.json.encode(value)
         context.set_response_content_type(index, content_type)
         return value
+
+    @staticmethod
+    def _streamed(request: Request, reply: Reply, context: HandlerContext) -> bytes:
+        """The end of a streamed answer."""
+        context.set_response_content_type(request.index, reply.content_type)
+        if request.error is not None:
+            return reply.failure(request.error)
+        assert request.last is not None, "a stream without an error has an end"
+        return reply.part(request.last)
 
     def _parse(self, index: int, row: object, context: HandlerContext) -> Request | PredictionError:
         try:
@@ -267,6 +262,12 @@ class TransformersHandler:
         options = AnswerOptions(shape, inputs.parameters, inputs.pipeline, inputs.many)
         request = Request(index, inputs, options)
         request.bulk = None if lane is None else lane == "bulk"
+        if isinstance(self._model.task, GenerationTask):
+            events = wants_events(context.get_request_header(index, "accept"))
+            single = len(inputs.entries) == 1
+            parameters: Any = inputs.parameters
+            if parameters.stream or (events and single):
+                request.reply = Reply(events=events)
         return request
 
     def _shape(self, asked: OutputShape | None, inputs: Inputs) -> OutputShape:
@@ -293,7 +294,13 @@ class TransformersHandler:
         rules: list[WindowRule] = []
         for request in requests:
             inputs = request.inputs
-            of_entries = [_rows(task, entry, inputs.parameters) for entry in inputs.entries]
+            try:
+                of_entries = [
+                    _rows(self._model, each, inputs.parameters) for each in inputs.entries
+                ]
+            except PredictionError as error:
+                request.error = error
+                continue
             count = sum(map(len, of_entries))
             if count > MAX_ROWS:
                 request.error = task.invalid(
@@ -327,7 +334,11 @@ class TransformersHandler:
                 kept.append(with_wanted(self._model.task, each))
             parts.append(request.part(entry, of_entry, kept))
         jobs = [job for part in parts for of_row in part.jobs for job in of_row]
-        cost = sum(map(self._cost, jobs))
+        try:
+            cost = sum(map(self._cost, jobs))
+        except PredictionError as error:
+            request.error = error
+            return
         if len(jobs) > 1 and cost > MAX_REQUEST_TOKENS:
             request.error = PredictionError(
                 f"The request of {len(parts)} entries costs {cost} tokens, read and generated; one"
@@ -344,15 +355,14 @@ class TransformersHandler:
         task = self._model.task
         read = len(job.encoding)
         if isinstance(task, GenerationTask):
-            return read + self._generation_settings(job).max_new_tokens
+            settings = generation_settings(self._model, job.options, read)
+            return read + settings.max_new_tokens * (settings.num_return_sequences or 1)
         return read
 
     def _compute(self, jobs: Sequence[Job]) -> Sequence[Made]:
         """Run the model over all jobs."""
         if isinstance(jobs[0], GradientJob):
             return [jobs[0].run()]
-        if isinstance(self._model.task, GenerationTask):
-            return self._headroom.run(self._generate, jobs, _cost_of)
         return run_distinct(lambda part: self._headroom.run(self._forward, part, _cost_of), jobs)
 
     def _forward(self, jobs: Sequence[Job]) -> list[Outputs]:
@@ -364,43 +374,24 @@ class TransformersHandler:
         None: it has new jobs, as an explanation does.
         """
         task = self._model.task
-        if isinstance(made, Generated):
-            assert isinstance(task, GenerationTask)
-            return self._continue(task, part, made)
+        if isinstance(task, GenerationTask):
+            continued = cast("list[Continuation]", made)
+            value = task.postprocess(continued, part.entry, part.request.options)
+            return Answer(value, part.generation_usage(continued))
         assert isinstance(task, ForwardTask)
         if isinstance(part, ExplainedPart):
             return guarded(part.advance)
         return guarded(lambda: postprocess(task, part))
-
-    def _generate(self, jobs: Sequence[Job]) -> list[Generated]:
-        return generate(
-            self._model,
-            [job.sequence for job in jobs],
-            [self._generation_settings(job) for job in jobs],
-            [job.options for job in jobs],
-        )
-
-    def _generation_settings(self, job: Job) -> GenerationSettings:
-        return generation_settings(self._model, job.options, len(job.encoding))
-
-    def _continue(self, task: GenerationTask, part: Part, generated: Generated) -> Answer:
-        prompt = part.jobs[0][0].encoding.ids
-        continuation = Continuation(
-            text=self._model.tokenizer.decode_after(prompt, generated.ids),
-            prompt_tokens=len(prompt),
-            generated_tokens=len(generated.ids),
-            finish_reason=generated.finish_reason,
-        )
-        value = task.postprocess(continuation, part.entry, part.request.options)
-        return Answer(value, part.usage(len(generated.ids)))
 
 
 def _cost_of(job: Job) -> int:
     return job.tokens
 
 
-def _rows(task: BaseTask, entry: Any, parameters: Any) -> Sequence[Row]:
-    return task.rows(entry, parameters) if isinstance(task, ForwardTask) else [entry]
+def _rows(model: NativeModel, entry: Any, parameters: Any) -> Sequence[Row]:
+    if isinstance(model.task, ForwardTask):
+        return model.task.rows(entry, parameters)
+    return [prompt_row(model, model.generates, entry, parameters)]
 
 
 def _gpu_index(value: object) -> int | None:

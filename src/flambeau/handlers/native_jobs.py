@@ -10,11 +10,13 @@ from typing import Any, ClassVar, TypeVar, cast
 import msgspec
 
 from flambeau.engines.attribution import NoGradientsError, PathPoint
-from flambeau.engines.base import Generated, Outputs, RowLimits, TokenSequence, group_by_length
+from flambeau.engines.base import Outputs, RowLimits, TokenSequence, group_by_length
 from flambeau.errors import PredictionError
+from flambeau.handlers.token_events import Event, Reply
 from flambeau.tasks.base import (
     AnswerOptions,
     BaseTask,
+    Continuation,
     Encoding,
     ForwardTask,
     Inputs,
@@ -27,7 +29,7 @@ from flambeau.types import BULK_TURN, JsonValue
 
 Result = TypeVar("Result")
 
-Made = Generated | Outputs | list[PathPoint] | NoGradientsError | PredictionError
+Made = list[Continuation] | Outputs | list[PathPoint] | NoGradientsError | PredictionError
 """What a model makes of a job."""
 _GONE: Outputs = {}
 
@@ -45,6 +47,14 @@ class Usage(msgspec.Struct, frozen=True):
     truncated: bool
     characters_used: int
     windows: int
+
+
+class GenerationUsage(Usage, frozen=True):
+    """`tokens` counts those that were read and generated; of several sequences, of all of them."""
+
+    prompt_tokens: int
+    generated_tokens: int
+    finish_reason: str
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -138,24 +148,52 @@ class Part:
             for row, jobs in zip(self.rows, self.jobs, strict=True)
         ]
 
-    def usage(self, generated: int = 0) -> Usage:
-        """What was read for it, and how many tokens were generated."""
+    def usage(self) -> Usage:
+        """What was read for it."""
         windows = [window for reading in self.readings for window in reading.windows]
         return Usage(
-            tokens=sum(map(len, windows)) + generated,
+            tokens=sum(map(len, windows)),
             truncated=any(reading.truncated for reading in self.readings),
             characters_used=sum(reading.characters_used for reading in self.readings),
             windows=len(windows),
+        )
+
+    def generation_usage(self, made: Sequence[Continuation]) -> GenerationUsage:
+        """What was read for it, and generated."""
+        read = self.usage()
+        generated = sum(each.generated_tokens for each in made)
+        return GenerationUsage(
+            read.tokens + generated,
+            read.truncated,
+            read.characters_used,
+            read.windows,
+            read.tokens,
+            generated,
+            made[0].finish_reason,
         )
 
 
 class Request:
     """Row `index` of a batch, parsed and tokenised.
 
-    `bulk`: it yields to others (see `choose`); None until its size has decided.
+    `bulk`: it yields to others (see `choose`); None until its size has decided. `wanted` says
+    whether somebody waits for the answer. A request whose answer is streamed has a `reply`, `emit`
+    sends a part of it, and `last` is its end.
     """
 
-    __slots__ = ("bulk", "error", "index", "inputs", "left", "options", "parts")
+    __slots__ = (
+        "bulk",
+        "emit",
+        "error",
+        "index",
+        "inputs",
+        "last",
+        "left",
+        "options",
+        "parts",
+        "reply",
+        "wanted",
+    )
 
     def __init__(self, index: int, inputs: Inputs, options: AnswerOptions) -> None:
         self.index = index
@@ -165,6 +203,10 @@ class Request:
         self.error: PredictionError | None = None
         self.parts: list[Part] = []
         self.left = 0
+        self.wanted: Callable[[], bool] = lambda: True
+        self.reply: Reply | None = None
+        self.emit: Callable[[bytes], None] = lambda _part: None
+        self.last: Event | None = None
 
     @property
     def done(self) -> bool:
@@ -213,6 +255,13 @@ class Request:
             (part.answer.usage if part.answer is not None else part.usage()).tokens
             for part in self.parts
         )
+
+    def tell(self, event: Event) -> None:
+        """Send a part of a streamed answer."""
+        assert self.reply is not None
+        if part := self.reply.part(event):
+            self.reply.begun = True
+            self.emit(part)
 
     def settle(self, job: Job, made: "Made") -> Part | None:
         """What the model made of a job; its entry if that is complete now.

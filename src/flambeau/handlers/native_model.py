@@ -4,13 +4,16 @@ import logging
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from flambeau import engines, tasks
 from flambeau.archive.graphs import GRAPH_SUFFIXES
-from flambeau.engines.base import Engine, GenerationSettings, ModelSource
+from flambeau.engines.base import Engine, ModelSource
+from flambeau.engines.generation import GenerationSettings, generate_all
 from flambeau.errors import ConfigError, LoadError, PredictionError, first_line
+from flambeau.handlers.chat import ChatTemplate, read_chat_template
 from flambeau.handlers.choice import NotShareableError
 from flambeau.handlers.labels import read_labels, warn_missing_labels
 from flambeau.handlers.media import RowReader, load_audio_reader, load_image_reader
@@ -24,15 +27,13 @@ from flambeau.types import Precision
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_NEW_TOKENS = 256
-"""The longest continuation where neither the request, the archive nor the model says."""
-
 
 class NativeModel(msgspec.Struct, frozen=True):
     """A model that is ready to answer.
 
     `positions` is how many tokens prompt and continuation may have together, None for no limit;
-    `new_tokens` is how long a continuation gets where a request does not say.
+    `new_tokens` is how long a continuation gets where a request does not say, 0 where the archive
+    does not either. `generation` are the model's own settings, by Transformers' names.
     """
 
     settings: HandlerSettings
@@ -41,7 +42,15 @@ class NativeModel(msgspec.Struct, frozen=True):
     engine: Engine
     engine_name: str
     positions: int | None
-    new_tokens: int
+    new_tokens: int = 0
+    generation: dict[str, Any] = {}
+    chat: ChatTemplate = ChatTemplate(None, {})
+
+    @property
+    def generates(self) -> GenerationTask:
+        """The task, of a model that generates."""
+        assert isinstance(self.task, GenerationTask)
+        return self.task
 
     @property
     def tokenizer(self) -> TextTokenizer:
@@ -103,15 +112,17 @@ def load_model(
     if to_fork and not getattr(engine_class, "forks", False):
         raise NotShareableError
     source = msgspec.structs.replace(parts.source, precision=precision)
-    new_tokens = settings.max_length or _whole(parts.generation_config.get("max_new_tokens"))
+    engine = engine_class(source)
     model = NativeModel(
         settings=settings,
         task=parts.task,
         reader=parts.reader,
-        engine=engine_class(source),
+        engine=engine,
         engine_name=engine_name,
-        positions=model_positions(parts.config),
-        new_tokens=new_tokens or DEFAULT_NEW_TOKENS,
+        positions=_generation_positions(parts.config),
+        new_tokens=settings.max_length or 0,
+        generation=dict(engine.session().defaults) if source.generates else {},
+        chat=read_chat_template(model_dir),
     )
     _warm_up(model, parts.labels)
     return model
@@ -184,6 +195,8 @@ def _warm_up(model: NativeModel, labels: list[str] | None) -> None:
     row = inputs.entries[0]
     if isinstance(model.task, ForwardTask):
         row = model.task.rows(row, inputs.parameters)[0]
+    elif isinstance(model.task, GenerationTask):
+        row = model.task.prompt(row, inputs.parameters)
     reading = model.reader.encode([row])[0]
     if isinstance(reading, PredictionError):
         # A max_length too small for the example may still suit the user's texts.
@@ -191,7 +204,8 @@ def _warm_up(model: NativeModel, labels: list[str] | None) -> None:
     sequence = sequence_of(with_wanted(model.task, reading).windows[0])
     try:
         if isinstance(model.task, GenerationTask):
-            model.engine.generate([sequence], [GenerationSettings(1, do_sample=False)])
+            settings = GenerationSettings(1, do_sample=False, num_beams=1)
+            generate_all(model.engine.session(), [sequence], [settings])
             return
         outputs = model.engine.forward([sequence])[0]
     except Exception as error:
@@ -206,6 +220,11 @@ def _warm_up(model: NativeModel, labels: list[str] | None) -> None:
         )
     if model.task.has_labels:
         warn_missing_labels(labels, outputs["logits"].shape[-1])
+
+
+def _generation_positions(config: Mapping[str, object]) -> int | None:
+    """How far a model can generate; models like T5 have positions that are relative."""
+    return None if "relative_attention_num_buckets" in config else model_positions(config)
 
 
 def _serialized_file(model_dir: Path, manifest: Mapping[str, object]) -> Path | None:
@@ -250,7 +269,3 @@ def _eos_ids(
             ids = found if isinstance(found, list) else [found]
             return tuple(token for token in ids if isinstance(token, int))
     return ()
-
-
-def _whole(value: object) -> int | None:
-    return value if isinstance(value, int) else None

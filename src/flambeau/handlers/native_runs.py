@@ -8,14 +8,14 @@ later joins the passes of those before it, and each request is answered when its
 import copy
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Protocol
 
 from flambeau.handlers.answers import Answers, Emit
 from flambeau.handlers.failures import breaks_device
 from flambeau.handlers.native import TransformersHandler
 from flambeau.handlers.native_jobs import Job, Request
-from flambeau.handlers.results import encode_item
+from flambeau.handlers.results import Body, encode_item
 from flambeau.handlers.rows import to_row
 from flambeau.handlers.ts.context import Context
 from flambeau.types import InferenceRequest
@@ -48,7 +48,7 @@ class NativeRun:
         self.requests: list[Request] = []
         self.results: dict[int, object] = {}
         self.failure: BaseException | None = None
-        self.withdrawn = False
+        self._withdrawn: set[int] = set()
         self.tokens = 0
         self.started = time.monotonic()
         context.request_ids = {index: item.id for index, item in enumerate(items)}
@@ -59,6 +59,21 @@ class NativeRun:
     def over(self) -> bool:
         """Whether nothing of it is left to answer."""
         return not self.requests and not self.results
+
+    def withdraw(self, indices: Collection[int]) -> None:
+        """Nobody waits for these rows any more; none means all. May be called in any thread."""
+        self._withdrawn |= set(indices) or set(range(len(self.items)))
+
+    def follow(self, request: Request) -> None:
+        """Let a request know whether it is waited for, and how parts of its answer are sent."""
+        request.wanted = lambda: request.index not in self._withdrawn
+        request.emit = lambda part: self._send_part(request, part)
+        self.requests.append(request)
+
+    def _send_part(self, request: Request, part: bytes) -> None:
+        assert request.reply is not None
+        self.context.set_response_content_type(request.index, request.reply.content_type)
+        self.answers.send_part(request.index, Body(part))
 
     def jobs(self) -> Iterator[Job]:
         """The texts that have not run."""
@@ -87,7 +102,7 @@ class NativeRuns:
             rows = [to_row(item, self._host.decode) for item in items]
             for index, read in enumerate(self._handler.read(rows, run.context)):
                 if isinstance(read, Request) and read.error is None:
-                    run.requests.append(read)
+                    run.follow(read)
                 else:
                     run.results[index] = read.error if isinstance(read, Request) else read
         except BaseException as error:  # noqa: BLE001  # a panic of the tokenizer's is no Exception
@@ -107,15 +122,12 @@ class NativeRuns:
     def step(self) -> None:
         """Run one micro-batch of what is open, and answer the requests that it completes."""
         for run in self._running:
-            if run.withdrawn:
-                run.requests = []
+            run.requests = [request for request in run.requests if request.wanted()]
         waiting = [job for run in self._running for job in run.jobs()]
-        chosen = self._handler.choose(waiting, self._max_requests)
-        if chosen:
-            try:
-                self._handler.run(chosen)
-            except Exception as error:  # noqa: BLE001  # ours, or the device's: nothing can go on
-                self._fail(error)
+        try:
+            self._handler.step(waiting, self._max_requests)
+        except Exception as error:  # noqa: BLE001  # ours, or the device's: nothing can go on
+            self._fail(error)
         for run in self._running:
             for request in [each for each in run.requests if each.done]:
                 run.requests.remove(request)

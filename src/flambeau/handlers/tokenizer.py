@@ -5,14 +5,16 @@ some tokenizers and gets other tokens (design.md section 3).
 """
 
 import logging
+import re
 from collections.abc import Sequence
+from functools import cached_property
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import msgspec
-from tokenizers import Tokenizer
 
 from flambeau.errors import ErrorKind, LoadError, PredictionError
+from flambeau.handlers.tokenizer_vocabulary import TokenizerSource, TokenizerVocabulary, joined
 from flambeau.tasks.base import (
     BaseTask,
     Encoding,
@@ -44,87 +46,7 @@ _REPEATED: dict[PairTruncation, str] = {
 QUESTION_STRIDE = 128
 """Tokens that two windows share where a question stands in each, at most; else half a window."""
 
-_JOINED = (
-    (" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"),
-    (" n't", "n't"), (" 'm", "'m"), (" 's", "'s"), (" 've", "'ve"), (" 're", "'re"),
-)  # fmt: skip
-"""What `clean_up_tokenization_spaces` stands for, in Transformers' order."""
-
-
-class TokenizerSource(msgspec.Struct, frozen=True):
-    """A tokenizer as it was found, and its `tokenizer_config.json`."""
-
-    tokenizer: Tokenizer
-    config: dict[str, object]
-
-    def token_id(self, name: str) -> int | None:
-        """The id of a special token by its name there, such as `pad_token`."""
-        token = self.config.get(name)
-        if isinstance(token, dict):
-            token = token.get("content")
-        return self.tokenizer.token_to_id(token) if isinstance(token, str) else None
-
-    @property
-    def pads_left(self) -> bool:
-        """Whether short rows are filled up at their start, as XLNet's are."""
-        side = self.config.get("padding_side")
-        if side is None:
-            return str(self.config.get("tokenizer_class")).startswith("XLNet")
-        return side == "left"
-
-
-class TokenizerVocabulary:
-    """What tasks may ask of a tokenizer: see `tasks.base.Vocabulary`."""
-
-    def __init__(self, source: TokenizerSource) -> None:
-        self._tokenizer = source.tokenizer
-        self._cleans = bool(source.config.get("clean_up_tokenization_spaces"))
-        self.mask_id = _special_id(source, "mask_token", "[MASK]", "<mask>")
-        self.mask = None if self.mask_id is None else self.token(self.mask_id)
-        self.pad_id = _special_id(source, "pad_token", "[PAD]", "<pad>")
-        # Llama's <s> begins a text and does not stand for it: its configuration names it so.
-        begins = "bos_token" in source.config
-        self.cls_id = _special_id(source, "cls_token", "[CLS]", *(() if begins else ("<s>",)))
-        self.unknown_id = _special_id(source, "unk_token", "[UNK]", "<unk>")
-        self._decoder = source.tokenizer.decoder
-        model = source.tokenizer.model
-        self.marks_subwords = bool(getattr(model, "continuing_subword_prefix", None))
-
-    def find(self, token: str) -> int | None:
-        """The id of a token, spelled as in the vocabulary."""
-        return self._tokenizer.token_to_id(token)
-
-    def first(self, text: str) -> int | None:
-        """The first token of a text, special ones aside."""
-        ids = self._tokenizer.encode(text, add_special_tokens=False).ids
-        return ids[0] if ids else None
-
-    def token(self, index: int) -> str:
-        """The token with this id; "" where there is none."""
-        return self._tokenizer.id_to_token(index) or ""
-
-    def decode(self, ids: Sequence[int], *, skip_special: bool = False) -> str:
-        """The text of tokens, with the spaces of English joined where the tokenizer asks for it."""
-        text = self._tokenizer.decode(list(ids), skip_special_tokens=skip_special)
-        if self._cleans:
-            for apart, joined in _JOINED:
-                text = text.replace(apart, joined)
-        return text
-
-    def spell(self, tokens: Sequence[str]) -> str:
-        """The text that tokens stand for, as the tokenizer's decoder writes it."""
-        if self._decoder is None:
-            return " ".join(tokens)
-        text: str = self._decoder.decode(list(tokens))
-        return text
-
-
-def _special_id(source: TokenizerSource, name: str, *usual: str) -> int | None:
-    """A special token's id: as the configuration says, else by its usual spellings."""
-    if name in source.config:
-        return source.token_id(name)
-    ids = map(source.tokenizer.token_to_id, usual)
-    return next((found for found in ids if found is not None), None)
+_LANGUAGE = re.compile(r"[a-z]{2}_[A-Z]{2}|[a-z]{3}_[A-Z][a-z]{3}|__[a-z]{2,3}__")
 
 
 class TextTokenizer:
@@ -171,7 +93,7 @@ class TextTokenizer:
             self._given(row, rule)
             for row, rule in zip(rows, rules or [WindowRule()] * len(rows), strict=True)
         ]
-        if any(row.words is not None for row in given):
+        if any(row.words is not None or not row.special for row in given):
             return [self._read_alone(row) for row in given]
         try:
             encodings = self._tokenizer.encode_batch([row.text_or_pair for row in given])
@@ -184,17 +106,38 @@ class TextTokenizer:
         found = (self._source.token_id(name) for name in names)
         return next((each for each in found if each is not None), self.pad_id or 0)
 
-    def decode_after(self, prompt: Sequence[int], ids: Sequence[int]) -> str:
+    def decode_after(
+        self, prompt: Sequence[int], ids: Sequence[int], *, clean: bool = False
+    ) -> str:
         """The text of tokens that follow a prompt's, without special ones.
 
         Decoded together with the prompt: some tokenizers drop the space before a first token.
+        `clean`: as the Transformers pipelines, which take out spaces before punctuation marks and
+        cut the prompt off by its length.
         """
-        before = self._decode(prompt)
-        whole = self._decode([*prompt, *ids])
-        return whole.removeprefix(before) if whole.startswith(before) else self._decode(ids)
+        before, whole = self.decode(prompt), self.decode([*prompt, *ids])
+        if clean:
+            return joined(whole)[len(joined(before)) :]
+        return whole.removeprefix(before) if whole.startswith(before) else self.decode(ids)
 
-    def _decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of tokens, without special ones."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+
+    def is_special(self, token_id: int) -> bool:
+        """Whether a token is none of a text's own."""
+        added = self._tokenizer.get_added_tokens_decoder().get(token_id)
+        return added is not None and added.special
+
+    @cached_property
+    def languages(self) -> dict[str, int]:
+        """The tokens that name languages, as mBART, NLLB and M2M100 have them."""
+        added = self._tokenizer.get_added_tokens_decoder()
+        return {
+            token.content: token_id
+            for token_id, token in added.items()
+            if _LANGUAGE.fullmatch(token.content)
+        }
 
     def _given(self, row: TextInput, rule: WindowRule) -> "_Given":
         """A row as the library takes it, without the characters that cannot be needed.
@@ -220,6 +163,7 @@ class TextTokenizer:
             cuts_left,
             row.words,
             row.delimiter,
+            row.special,
         )
 
     def _read_alone(self, given: "_Given") -> Reading | PredictionError:
@@ -257,6 +201,7 @@ class TextTokenizer:
     ) -> list[Encoding] | PredictionError:
         """The first window of a row that is too long, and those after it."""
         special = self._tokenizer.num_special_tokens_to_add(given.pair is not None)
+        special = special if given.special else 0
         if given.pair is None:
             strategy = "longest_first"
         whole = {"only_first": 1, "only_second": 0}.get(strategy)
@@ -293,7 +238,8 @@ class TextTokenizer:
 
     def _encode(self, given: "_Given") -> "LibraryEncoding":
         if given.words is None:
-            return self._tokenizer.encode_batch([given.text_or_pair])[0]
+            batch = [given.text_or_pair]
+            return self._tokenizer.encode_batch(batch, add_special_tokens=given.special)[0]
         return self._tokenizer.encode_batch([given.kept_words], is_pretokenized=True)[0]
 
     def _used(self, given: "_Given", windows: list[Encoding], part: int) -> int:
@@ -341,6 +287,7 @@ class _Given(msgspec.Struct, frozen=True):
     cuts_left: bool
     words: list[str] | None = None
     delimiter: int = 1
+    special: bool = True
 
     @property
     def text_or_pair(self) -> str | tuple[str, str]:

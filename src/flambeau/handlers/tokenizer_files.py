@@ -10,7 +10,8 @@ from tokenizers import Tokenizer
 from flambeau.errors import LoadError, first_line
 from flambeau.handlers import tokenizer_classes, vocabularies
 from flambeau.handlers.settings import HandlerSettings, read_json_object
-from flambeau.handlers.tokenizer import TextTokenizer, TokenizerSource
+from flambeau.handlers.tokenizer import TextTokenizer
+from flambeau.handlers.tokenizer_vocabulary import TokenizerSource
 from flambeau.tasks.base import BaseTask, GenerationTask
 
 logger = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ def load_tokenizer(
     source = _find(model_dir, settings, config)
     _check_lower_case(source.tokenizer, settings)
     max_length = _max_length(settings, config, source.config)
-    if issubclass(task, GenerationTask):
+    if issubclass(task, GenerationTask) and not task.encodes:
         positions = model_positions(config)
         # At least one token must fit behind a prompt.
         max_length = min(max_length, positions - 1) if positions else max_length

@@ -108,9 +108,13 @@ class Run(msgspec.Struct, frozen=True, tag="run", array_like=True):
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel", array_like=True):
-    """Nobody waits for this batch any more: stop it where that is possible. `Done` still follows."""
+    """Nobody waits for this batch any more: stop it where that is possible. `Done` still follows.
+
+    With `items`, which only native workers are sent, nobody waits for these of its items.
+    """
 
     batch: int
+    items: list[int] = []
 
 
 class Stop(msgspec.Struct, frozen=True, tag="stop", array_like=True):

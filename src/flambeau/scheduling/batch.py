@@ -87,6 +87,8 @@ class Batch:
     def _left(self) -> None:
         if all(entry.settled for entry in self.entries):
             self.slot.cancel(self)
+        elif self.slot.pass_tokens:
+            self.slot.cancel(self, [i for i, each in enumerate(self.entries) if each.settled])
 
 
 class ContinuousBatch(Batch):

@@ -7,7 +7,7 @@ replaces it. It calls its `Events` from the event loop, in the order in which th
 import asyncio
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from flambeau.errors import ErrorKind, FlambeauError, LoadError, PredictionError
@@ -86,8 +86,8 @@ class Worker(Protocol):
     def run(self, items: list[InferenceRequest], timeout: float) -> int:
         """Send one batch; returns its number. `timeout` seconds without a sign end the worker."""
 
-    def cancel(self, batch: int) -> None:
-        """Ask it to stop a batch for which nobody waits any more."""
+    def cancel(self, batch: int, items: Sequence[int] = ()) -> None:
+        """Ask it to stop a batch, or these of its items, for which nobody waits any more."""
 
     def stop(self) -> None:
         """Ask it to end once it is free."""
@@ -184,10 +184,10 @@ class WorkerProcess:
         self._channel.send(Run(number, items))
         return number
 
-    def cancel(self, batch: int) -> None:
-        """Ask the process to stop a batch for which nobody waits any more."""
+    def cancel(self, batch: int, items: Sequence[int] = ()) -> None:
+        """Ask the process to stop a batch, or items of it, for which nobody waits any more."""
         if self._channel is not None and batch in self._running:
-            self._channel.send(Cancel(batch))
+            self._channel.send(Cancel(batch, list(items)))
 
     def stop(self) -> None:
         """Ask the process to end once it is free."""

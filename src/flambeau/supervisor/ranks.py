@@ -8,7 +8,7 @@ answers is the answer. The end of one rank is the end of the worker.
 
 import asyncio
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 
 import msgspec
 
@@ -94,10 +94,10 @@ class RankedWorker:
         self._busy[number] = set(range(len(self._predicting())))
         return number
 
-    def cancel(self, batch: int) -> None:
-        """Ask every rank that predicts to stop a batch."""
+    def cancel(self, batch: int, items: Sequence[int] = ()) -> None:
+        """Ask every rank that predicts to stop a batch, or these of its items."""
         for process in self._predicting():
-            process.cancel(batch)
+            process.cancel(batch, items)
 
     def _predicting(self) -> list[WorkerProcess]:
         return self._processes if self._ranks.predict_on_all else self._processes[:1]

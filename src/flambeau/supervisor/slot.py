@@ -8,6 +8,7 @@ import asyncio
 import logging
 import resource
 import time
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -186,11 +187,11 @@ class Slot:
         self.state = SlotState.BUSY
         self._send(job)
 
-    def cancel(self, job: Job) -> None:
-        """Nobody waits for this job any more: let the worker stop it if it can."""
+    def cancel(self, job: Job, items: Sequence[int] = ()) -> None:
+        """Nobody waits for this job any more, or for these of its items: let the worker stop."""
         for number, running in self._jobs.items():
             if running is job and self._process is not None:
-                self._process.cancel(number)
+                self._process.cancel(number, items)
 
     def retire(self) -> None:
         """End the worker: at once when idle or loading, after its batch when busy."""

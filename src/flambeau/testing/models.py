@@ -89,7 +89,7 @@ def tiny_model(
 
     folder.mkdir(parents=True, exist_ok=True)
     byte_level = architecture in ("roberta", "gpt2")
-    tokenizer = _byte_level_tokenizer(architecture) if byte_level else _word_piece_tokenizer()
+    tokenizer = byte_level_tokenizer(architecture) if byte_level else _word_piece_tokenizer()
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(
         json.dumps(_tokenizer_settings(architecture), indent=2)
@@ -182,7 +182,7 @@ def _word_piece_tokenizer() -> "Tokenizer":
     return tokenizer
 
 
-def _byte_level_tokenizer(architecture: Architecture) -> "Tokenizer":
+def byte_level_tokenizer(architecture: Architecture) -> "Tokenizer":
     """GPT-2's or RoBERTa's tokenizer with merges learnt from a few words."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 

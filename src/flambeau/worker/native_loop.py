@@ -82,7 +82,7 @@ class _NativeWorker:
                 open_runs[message.batch] = run
                 self._opened.put(_Opened(run, replies, started))
             elif isinstance(message, Cancel) and message.batch in open_runs:
-                open_runs[message.batch].withdrawn = True
+                open_runs[message.batch].withdraw(message.items)
         self._opened.put(Stop())
 
     def _receive(self) -> None:

@@ -1,8 +1,8 @@
 """The engine: packed where that is right, else padded batches of texts of about one length."""
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -16,27 +16,27 @@ from flambeau.engines.base import (
     GPU_LIMITS,
     LARGEST_OUTPUT,
     MEDIA_TASKS,
-    Generated,
-    GenerationSettings,
     ModelSource,
     Outputs,
     RowLimits,
     TokenSequence,
     count_padding,
     forward_in_groups,
-    generate_in_groups,
     narrowed,
     only_some,
     pad_rows,
     pick_device,
     row_mask,
-    until_end,
 )
+from flambeau.engines.generation import AtOnce, Session
+from flambeau.engines.torch.cohort import Decoder
+from flambeau.engines.torch.continuous import Continuous
 from flambeau.engines.torch.gradients import GradientModel, twin
 from flambeau.engines.torch.loading import load_model, takes_type_ids
 from flambeau.engines.torch.packing import PackedForward, packed_forward
 from flambeau.engines.torch.precision import apply_precision
 from flambeau.engines.torch.wanted import wanted_states
+from flambeau.engines.torch.whole import Whole
 from flambeau.errors import LoadError
 from flambeau.types import Precision
 
@@ -147,11 +147,14 @@ class Engine:
             chosen=self._states is not None,
         )
 
-    def generate(
-        self, prompts: Sequence[TokenSequence], settings: Sequence[GenerationSettings]
-    ) -> list[Generated]:
+    def session(self) -> Session:
         """See `engines.base.Engine`. Uses the model's own `generation_config.json`."""
-        return generate_in_groups(prompts, settings, self._generate_rows)
+        own = self._model.generation_config.to_dict().items()
+        defaults = {name: value for name, value in own if value is not None}
+        whole = AtOnce(Whole(self._model, self._source.pad_id), defaults)
+        if not Decoder.fits(self._model):
+            return whole
+        return Continuous(self._model, whole, alone=self._depends_on_company)
 
     def gradient_precision(self) -> Precision:
         """See `engines.attribution.GradientEngine`."""
@@ -225,7 +228,7 @@ class Engine:
 
     @torch.inference_mode()
     def _forward_rows(self, rows: list[TokenSequence]) -> dict[str, npt.NDArray[np.float32]]:
-        inputs = self._tensors(rows, left=False)
+        inputs = self._tensors(rows)
         if self._takes_type_ids and all(row.type_ids for row in rows):
             type_ids = pad_rows([row.type_ids for row in rows], 0)
             inputs["token_type_ids"] = torch.from_numpy(type_ids).to(self.device)
@@ -262,45 +265,10 @@ class Engine:
             name: [arrays[index] for index in range(len(rows))] for name, arrays in made.items()
         }
 
-    @torch.inference_mode()
-    def _generate_rows(
-        self, rows: list[TokenSequence], settings: GenerationSettings
-    ) -> list[Generated]:
-        inputs = self._tensors(rows, left=True)
-        options = {
-            name: value
-            for name in ("do_sample", "temperature", "top_k", "top_p")
-            if (value := getattr(settings, name)) is not None
-        }
-        with _seeded(settings.seed):
-            result = self._model.generate(
-                **inputs,
-                max_new_tokens=settings.max_new_tokens,
-                pad_token_id=self._source.pad_id,
-                **options,
-            )
-        eos = self._model.generation_config.eos_token_id
-        eos_ids = eos if isinstance(eos, list) else [eos] if eos is not None else []
-        width = inputs["input_ids"].shape[1]
-        return [until_end(row[width:], eos_ids) for row in result.tolist()]
-
-    def _tensors(self, rows: list[TokenSequence], *, left: bool) -> dict[str, torch.Tensor]:
+    def _tensors(self, rows: list[TokenSequence]) -> dict[str, torch.Tensor]:
         ids = [row.ids for row in rows]
         self.padding += count_padding(rows)
         return {
-            "input_ids": torch.from_numpy(pad_rows(ids, self._source.pad_id or 0, left=left)).to(
-                self.device
-            ),
-            "attention_mask": torch.from_numpy(row_mask(ids, left=left)).to(self.device),
+            "input_ids": torch.from_numpy(pad_rows(ids, self._source.pad_id or 0)).to(self.device),
+            "attention_mask": torch.from_numpy(row_mask(ids)).to(self.device),
         }
-
-
-@contextmanager
-def _seeded(seed: int | None) -> Iterator[None]:
-    """Random numbers that depend on the seed alone, and leave the process's own as they were."""
-    if seed is None:
-        yield
-        return
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield

@@ -2,7 +2,13 @@
 
 from flambeau.tasks.base.activations import activation
 from flambeau.tasks.base.binary import NotAFileError, file_bytes, is_json
-from flambeau.tasks.base.generation import Continuation, GenerationParameters, GenerationTask
+from flambeau.tasks.base.generation import (
+    SAMPLING,
+    Chat,
+    Continuation,
+    GenerationParameters,
+    GenerationTask,
+)
 from flambeau.tasks.base.inference import infer_task
 from flambeau.tasks.base.length import (
     BESIDE_NAMES,
@@ -46,6 +52,7 @@ from flambeau.tasks.base.records import (
 from flambeau.tasks.base.scores import class_scores, sigmoid, softmax
 from flambeau.tasks.base.sentence_modules import unit
 from flambeau.tasks.base.sentences import SentenceParameters, SentenceTask
+from flambeau.tasks.base.sequence_to_sequence import SequenceToSequenceTask
 from flambeau.tasks.base.task import (
     MAX_ENTRIES,
     AnswerOptions,
@@ -61,11 +68,13 @@ __all__ = [
     "BESIDE_NAMES",
     "LIBRARY_MODES",
     "MAX_ENTRIES",
+    "SAMPLING",
     "AnswerOptions",
     "Arrays",
     "AudioInput",
     "BaseParameters",
     "BaseTask",
+    "Chat",
     "Continuation",
     "Encoding",
     "Entry",
@@ -86,6 +95,7 @@ __all__ = [
     "RowValue",
     "SentenceParameters",
     "SentenceTask",
+    "SequenceToSequenceTask",
     "TextInput",
     "Token",
     "Truncation",

@@ -14,6 +14,8 @@ _TASK_OF_HEAD: tuple[tuple[str, TaskName], ...] = (
     ("ForMaskedLM", "fill-mask"),
     ("ForCausalLM", "text-generation"),
     ("LMHeadModel", "text-generation"),
+    ("MarianMTModel", "translation"),
+    ("ForConditionalGeneration", "text2text-generation"),
     ("Model", "feature-extraction"),  # no head at all
 )
 

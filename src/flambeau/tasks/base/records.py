@@ -99,12 +99,15 @@ class TextInput(Entry, frozen=True):
 
     `words` are the text's where the client split it; each is tokenised on its own. `text` then is
     the words, joined by a delimiter of `delimiter` characters.
+
+    Not `special`: the text has the special tokens that it is to have, as chat templates write them.
     """
 
     text: str
     pair: str | None = None
     words: list[str] | None = None
     delimiter: int = 1
+    special: bool = True
 
 
 class ImageInput(Entry, frozen=True):
