@@ -126,8 +126,12 @@ class TextTokenizer:
 
     def is_special(self, token_id: int) -> bool:
         """Whether a token is none of a text's own."""
-        added = self._tokenizer.get_added_tokens_decoder().get(token_id)
-        return added is not None and added.special
+        return token_id in self._special_ids
+
+    @cached_property
+    def _special_ids(self) -> set[int]:
+        added = self._tokenizer.get_added_tokens_decoder().items()
+        return {token_id for token_id, token in added if token.special}
 
     @cached_property
     def languages(self) -> dict[str, int]:
