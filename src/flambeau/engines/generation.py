@@ -41,6 +41,7 @@ class GenerationSettings(msgspec.Struct, frozen=True):
     length_penalty: float | None = None
     early_stopping: bool | Literal["never"] | None = None
     forced_bos_token_id: int | None = None
+    bad_words_ids: tuple[tuple[int, ...], ...] | None = None
     seed: int | None = None
     logprobs: bool = False
 
@@ -48,6 +49,8 @@ class GenerationSettings(msgspec.Struct, frozen=True):
         """What Transformers' `generate` is told."""
         given = msgspec.structs.asdict(self)
         del given["seed"], given["logprobs"]
+        if self.bad_words_ids is not None:
+            given["bad_words_ids"] = [list(ids) for ids in self.bad_words_ids]
         return {name: value for name, value in given.items() if value is not None}
 
 

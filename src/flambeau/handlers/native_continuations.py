@@ -120,7 +120,9 @@ class _Running:
             text = searched.text if stop is not None else None
         if text is None:
             clean = self._model.generates.cleans(self.job.options)
-            text = tokenizer.decode_after(prompt, made.ids, clean=clean)
+            # Where the end token is not a special one, the pipelines have it in their text.
+            end = [made.end.id] if made.end is not None and self.job.options.pipeline else []
+            text = tokenizer.decode_after(prompt, [*made.ids, *end], clean=clean)
         return Continuation(
             text=text,
             prompt_tokens=len(self.sequence.ids),

@@ -78,7 +78,10 @@ def generation_settings(
         chosen["num_beams"] = 1  # what beams have found is not settled before the end
     _check_sequences(task, model.generation | chosen)
     _drop_idle(chosen, model.generation | chosen)
-    chosen["max_new_tokens"] = _room(model, options, prompt_tokens)
+    room = chosen["max_new_tokens"] = _room(model, options, prompt_tokens)
+    longest = room + (1 if task.encodes else prompt_tokens)
+    if (chosen.get("min_length", model.generation.get("min_length")) or 0) > longest:
+        chosen["min_length"] = longest  # the same, without Transformers' warning each time
     target = getattr(parameters, "tgt_lang", None)
     if target is not None:
         chosen["forced_bos_token_id"] = _language_id(model.tokenizer, "tgt_lang", target)

@@ -204,7 +204,7 @@ def _warm_up(model: NativeModel, labels: list[str] | None) -> None:
     sequence = sequence_of(with_wanted(model.task, reading).windows[0])
     try:
         if isinstance(model.task, GenerationTask):
-            settings = GenerationSettings(1, do_sample=False, num_beams=1)
+            settings = GenerationSettings(1, min_length=0, do_sample=False, num_beams=1)
             generate_all(model.engine.session(), [sequence], [settings])
             return
         outputs = model.engine.forward([sequence])[0]

@@ -112,13 +112,13 @@ class TextTokenizer:
         """The text of tokens that follow a prompt's, without special ones.
 
         Decoded together with the prompt: some tokenizers drop the space before a first token.
-        `clean`: as the Transformers pipelines, which take out spaces before punctuation marks and
-        cut the prompt off by its length.
+        The prompt is cut off by its length, as the Transformers pipelines do it. `clean`: as theirs,
+        without spaces before punctuation marks.
         """
         before, whole = self.decode(prompt), self.decode([*prompt, *ids])
         if clean:
-            return joined(whole)[len(joined(before)) :]
-        return whole.removeprefix(before) if whole.startswith(before) else self.decode(ids)
+            before, whole = joined(before), joined(whole)
+        return whole[len(before) :]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of tokens, without special ones."""

@@ -81,6 +81,7 @@ class Engine:
         self._reads_arrays = source.task in MEDIA_TASKS
         self._attention = str(self._model.config._attn_implementation)  # noqa: SLF001  # no other way to ask
         self._gradients: GradientModel | None = None
+        self._generation: dict[str, Any] | None = None
         own_pad = getattr(self._model.config, "pad_token_id", None)
         if own_pad is None:
             # GPT-2's heads find the last real token by it and refuse batches without one.
@@ -149,9 +150,12 @@ class Engine:
 
     def session(self) -> Session:
         """See `engines.base.Engine`. Uses the model's own `generation_config.json`."""
-        own = self._model.generation_config.to_dict().items()
-        defaults = {name: value for name, value in own if value is not None}
-        whole = AtOnce(Whole(self._model, self._source.pad_id), defaults)
+        if self._generation is None:
+            own = self._model.generation_config.to_dict().items()
+            self._generation = {name: value for name, value in own if value is not None}
+            # Each prompt has a length of its own, and two of them are a warning each time.
+            self._model.generation_config.max_length = None
+        whole = AtOnce(Whole(self._model, self._source.pad_id), self._generation)
         if not Decoder.fits(self._model):
             return whole
         return Continuous(self._model, whole, alone=self._depends_on_company)

@@ -21,6 +21,7 @@ _MAX_STOP_CHARS = 256
 
 _Length = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
 _Least = Annotated[int, msgspec.Meta(ge=0, le=100_000)]
+_TokenId = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 _Count = Annotated[int, msgspec.Meta(ge=1, le=MAX_SEQUENCES)]
 _Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
 _Stop = Annotated[str, msgspec.Meta(min_length=1, max_length=_MAX_STOP_CHARS)]
@@ -29,6 +30,14 @@ _Stops = Annotated[
     msgspec.Meta(
         description=f"a text of 1 to {_MAX_STOP_CHARS} characters, or a list of at most"
         f" {_MAX_STOPS} of them"
+    ),
+]
+_BadWords = Annotated[
+    tuple[Annotated[tuple[_TokenId, ...], msgspec.Meta(min_length=1, max_length=64)], ...],
+    msgspec.Meta(
+        min_length=1,
+        max_length=1_000,
+        description="a list of 1 to 1000 lists of 1 to 64 token ids",
     ),
 ]
 _Temperature = Annotated[
@@ -69,6 +78,7 @@ class GenerationParameters(BaseParameters, frozen=True, kw_only=True):
     num_return_sequences: _Count | None = None
     length_penalty: Annotated[float, msgspec.Meta(ge=-100, le=100)] | None = None
     early_stopping: bool | Literal["never"] | None = None
+    bad_words_ids: _BadWords | None = None
     stop: _Stops | None = None
     stop_strings: _Stops | None = None
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] | None = None
@@ -95,6 +105,7 @@ SETTINGS = (
     "num_return_sequences",
     "length_penalty",
     "early_stopping",
+    "bad_words_ids",
     "seed",
 )
 """Parameters that are the engine's settings of the same name."""
@@ -140,7 +151,10 @@ class GenerationTask(BaseTask):
 
     @override
     def translate(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Temperature 0 means greedy, as OpenAI's clients have it."""
+        """Temperature 0 means greedy, as OpenAI's clients have it; the pipelines' `stop_sequence`."""
+        if "stop_sequence" in given and "stop_strings" not in given:
+            given = given | {"stop_strings": given["stop_sequence"]}
+        given = {name: value for name, value in given.items() if name != "stop_sequence"}
         temperature = given.get("temperature")
         if isinstance(temperature, int | float) and temperature is not False and temperature == 0:
             return given | {"temperature": None, "do_sample": False}
