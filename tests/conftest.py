@@ -1,6 +1,5 @@
 """What tests of the server share."""
 
-import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,14 +18,6 @@ _patience.connect = _patience.read = _patience.write = _patience.pool = 60
 # that a test starts and interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
-
-_running_test = os.environ.pop("FLAMBEAU_RUNNING_TEST", "")  # of scripts/test
-
-
-def pytest_runtest_logstart(nodeid: str) -> None:
-    """Leave the name of the test where scripts/test finds it should this process be killed."""
-    if _running_test:
-        Path(_running_test).write_text(nodeid)
 
 
 @pytest.fixture
