@@ -53,6 +53,8 @@ def test_a_stream_of_events(served: RunningServer) -> None:
         served, "text-generation", "text/event-stream", max_new_tokens=9, min_new_tokens=9
     )
     assert response.headers["content-type"] == "text/event-stream"
+    assert int(response.headers["x-flambeau-tokens"]) > 0  # what was read: the rest is to come
+    assert response.headers["x-flambeau-truncated"] == "false"
     assert response.headers["transfer-encoding"] == "chunked"
     events = [json.loads(line[5:]) for line in response if line.startswith(b"data:")]
     assert len(events) == 9

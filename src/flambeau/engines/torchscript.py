@@ -200,11 +200,21 @@ _SUPPORTED = frozenset(
 )
 
 
+_WITHOUT_EFFECT = {
+    "num_beams": 1,
+    "num_return_sequences": 1,
+    "min_length": 0,
+    "min_new_tokens": 0,
+}
+
+
 def _checked(settings: GenerationSettings) -> GenerationSettings:
     """The settings, if this engine has what they ask for. Raises `PredictionError`."""
-    single = {"num_beams": 1, "num_return_sequences": 1}
-    given = settings.options().items() - single.items()
-    asked = sorted(name for name, _ in given if name not in _SUPPORTED)
+    asked = sorted(
+        name
+        for name, value in settings.options().items()
+        if name not in _SUPPORTED and value != _WITHOUT_EFFECT.get(name)
+    )
     if asked:
         raise PredictionError(
             f"A TorchScript model cannot generate with {', '.join(asked)}. Allowed:"

@@ -238,6 +238,8 @@ class TransformersHandler:
     @staticmethod
     def _streamed(request: Request, reply: Reply, context: HandlerContext) -> bytes:
         """The end of a streamed answer."""
+        for name, text in request.headers().items():
+            context.set_response_header(request.index, name, text)
         context.set_response_content_type(request.index, reply.content_type)
         if request.error is not None:
             return reply.failure(request.error)

@@ -241,8 +241,8 @@ class Request:
         return task.assemble(answers, self.options)
 
     def headers(self) -> dict[str, str]:
-        """What its answer's headers say of how it was made."""
-        usage = self.usage()
+        """What its answer's headers say of how it was made; of a stream that begins, what was read."""
+        usage = [each.answer.usage if each.answer else each.usage() for each in self.parts]
         truncated = any(each.truncated for each in usage)
         return {
             TOKENS_HEADER: str(sum(each.tokens for each in usage)),
