@@ -11,6 +11,7 @@ import transformers
 
 from flambeau.errors import ErrorKind, PredictionError
 from flambeau.handlers.native_runs import NativeRun, NativeRuns
+from flambeau.handlers.streamed_text import StreamedText
 from flambeau.handlers.ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
 from flambeau.testing.generating_models import Generator, tiny_generator
 from flambeau.testing.native import ServedNative
@@ -150,6 +151,27 @@ def test_stop_strings_end_a_text(served: Served) -> None:
     assert handler.headers(0)["x-flambeau-tokens"] == str(usage["tokens"])
 
 
+@pytest.mark.parametrize(
+    ("architecture", "task"), [("gpt2", "text-generation"), ("t5", "translation")]
+)
+@pytest.mark.parametrize("ways", [{"num_beams": 2}, {"num_beams": 1, "do_sample": True, "seed": 3}])
+def test_stop_strings_end_each_of_several_texts(
+    served: Served, architecture: Generator, task: TaskName, ways: dict[str, Any]
+) -> None:
+    """Beams and samples alike, although their tokens are settled only at the end."""
+    asked = {"num_return_sequences": 2, "max_new_tokens": 12, **ways}
+    if task == "text-generation":
+        asked["return_full_text"] = False
+    handler = served.get(architecture, task)
+    (whole,) = handler(body("the torch", **asked))
+    texts = [text for each in whole for text in each.values()]
+    stop = texts[0][len(texts[0]) // 2 :][:3]
+    (answer,) = handler(body("the torch", stop=stop, **asked))
+    ended = [text for each in answer for text in each.values()]
+    assert ended == [text.partition(stop)[0] for text in texts]
+    assert ended[0] != texts[0]
+
+
 def test_lengths(served: Served) -> None:
     """`max_length` counts the prompt of a decoder; one that leaves no room is named."""
     handler = served.get("gpt2")
@@ -268,6 +290,58 @@ def test_a_stream_never_shows_a_stop_string(served: Served) -> None:
     assert shown == text[: text.index(stop)] == events[-1]["generated_text"]
     assert events[-1]["details"]["finish_reason"] == "stop_sequence"
     assert worker.text("not") == text
+
+
+def test_a_stream_ends_with_what_was_held_back(served: Served) -> None:
+    """Where the text ends as a stop string would begin, its end comes all the same."""
+    (whole,) = served.get("gpt2")(body("the torch", return_full_text=False, **GREEDY))
+    text = whole[0]["generated_text"]
+    worker = Worker(served.get("gpt2"))
+    asked = body("the torch", stream=True, stop=text[-1] + "zzzz", **GREEDY)
+    worker.add(("plain", asked))
+    worker.add(("events", asked), accept="text/event-stream")
+    worker.step()
+    assert worker.text("plain") == text
+    assert "".join(event["token"]["text"] for event in worker.events("events")) == text
+
+
+def test_a_stream_whose_batch_is_run_again_repeats_nothing(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a batch that lacks memory the halves begin anew, and each client hears its text once."""
+    handler = served.get("t5", "translation")
+    asked = body("the light", stream=True, min_new_tokens=9, max_new_tokens=9)
+    (whole,) = handler(body("the light", num_beams=1, min_new_tokens=9, max_new_tokens=9))
+    worker = Worker(handler)
+    model: Any = worker.handler._model.engine
+    forward, passes = model._model.forward, 0
+
+    def scarce(*args: Any, **inputs: Any) -> Any:
+        nonlocal passes
+        passes += 1
+        if passes == 6:
+            raise torch.OutOfMemoryError
+        return forward(*args, **inputs)
+
+    monkeypatch.setattr(model._model, "forward", scarce)
+    worker.add(("a", asked), ("b", asked), accept="text/event-stream")
+    worker.step()
+    for name in ("a", "b"):
+        events = worker.events(name)
+        shown = "".join(event["token"]["text"] for event in events)
+        assert shown == events[-1]["generated_text"] == whole[0]["translation_text"]
+        assert [event["index"] for event in events] == list(range(1, len(events) + 1))
+
+
+def test_tokens_that_make_no_character_are_not_kept_for_ever(served: Served) -> None:
+    """A model that says nothing else is shown to say so, and costs no more with each token."""
+    tokenizer = served.get("gpt2").handler._model.tokenizer
+    half = tokenizer.decode([]) or next(
+        token for token in range(300) if tokenizer.decode([token]) == "\ufffd"
+    )
+    text = StreamedText(tokenizer, ())
+    shown = [text.add([int(half)]) for _ in range(60)]
+    assert len("".join(shown)) > 30
 
 
 def test_models_with_an_encoder_stream_too(served: Served) -> None:

@@ -71,7 +71,10 @@ class Generated(msgspec.Struct, frozen=True):
 
 Listener = Callable[[int, Sequence[NewToken]], bool]
 """Is told of each step: the sequence's index among its prompt's, and its new tokens, none where
-they are not settled yet, as in beam search. Returns whether the sequence is to go on."""
+they are not settled yet, as in beam search. Returns whether the sequence is to go on.
+
+It may have a method `restart(*, repeats: bool) -> bool`: the prompt begins anew because its batch
+failed, and if it `repeats`, with the same tokens. False: what was told cannot be taken back."""
 
 Outcome = list[Generated] | Exception
 """The sequences of one prompt, or what failed it."""
@@ -196,8 +199,23 @@ class AtOnce:
         except Exception as error:  # noqa: BLE001 - the session's caller judges it
             if len(group) == 1:
                 return [(group[0].handle, error)]
-        middle = len(group) // 2
-        return self._run_isolated(group[:middle]) + self._run_isolated(group[middle:])
+            again = [prompt for prompt in group if self._restarts(prompt)]
+            kept = {prompt.handle for prompt in again}
+            lost: list[tuple[int, Outcome]] = [
+                (prompt.handle, error) for prompt in group if prompt.handle not in kept
+            ]
+        middle = (len(again) + 1) // 2
+        halves = [half for half in (again[:middle], again[middle:]) if half]
+        return lost + [outcome for half in halves for outcome in self._run_isolated(half)]
+
+    def _restarts(self, prompt: Prompt) -> bool:
+        """Whether a prompt can begin anew."""
+        restart = getattr(prompt.listener, "restart", None)
+        settings = prompt.settings
+        sampled = settings.do_sample
+        if sampled is None:
+            sampled = bool(self.defaults.get("do_sample"))
+        return restart is None or restart(repeats=not sampled or settings.seed is not None)
 
 
 def until_end(ids: Sequence[int], eos_ids: Sequence[int]) -> Generated:

@@ -24,6 +24,7 @@ from flambeau.handlers.native_jobs import Job, Made, Request
 from flambeau.handlers.native_model import NativeModel
 from flambeau.handlers.streamed_text import StreamedText
 from flambeau.handlers.token_events import FINISH_REASONS, Event, Token
+from flambeau.handlers.tokenizer_vocabulary import joined
 from flambeau.tasks.base import Continuation
 from flambeau.types import JsonValue, Phases
 
@@ -41,6 +42,10 @@ class _Running:
         self._model = model
         self._stops = stops(job.options)
         self._texts: dict[int, StreamedText] = {}
+        self._rests: dict[int, str] = {}
+        """What was settled of a sequence only when it had ended."""
+        self._repeated = 0
+        """Tokens that a batch which is run again will tell once more."""
         self._last: Event | None = None
         """An event that waits to be the last one, because no token can follow it."""
 
@@ -48,12 +53,15 @@ class _Running:
     def request(self) -> Request:
         return self.job.request
 
-    def hear(self, index: int, tokens: Sequence[NewToken]) -> bool:
+    def __call__(self, index: int, tokens: Sequence[NewToken]) -> bool:
         """The session's listener: whether a sequence is to go on."""
+        known = min(self._repeated, len(tokens))
+        self._repeated -= known
+        tokens = tokens[known:]
         self.generated += len(tokens)
         if not self.request.wanted():
             return False
-        if self.request.reply is None and not self._stops:
+        if not tokens or (self.request.reply is None and not self._stops):
             return True
         text = self._text(index)
         for token in tokens:
@@ -61,6 +69,14 @@ class _Running:
             if self.request.reply is not None:
                 self._tell(token, piece, ends=text.stopped is not None)
         return text.stopped is None
+
+    def restart(self, *, repeats: bool) -> bool:
+        """The session begins anew, perhaps to the same tokens: whether that can be told."""
+        if self.request.reply is None or not self.request.reply.begun:
+            self._texts, self._last, self.generated, self._repeated = {}, None, 0, 0
+            return True
+        self._repeated = self.generated
+        return repeats
 
     def continuations(self, sequences: Sequence[Generated]) -> list[Continuation]:
         """What became of the prompt."""
@@ -77,7 +93,7 @@ class _Running:
             "seed": self.settings.seed,
         }
         text = self._text(0)
-        rest = text.add([], last=True)
+        rest = self._rests.pop(0, "") + text.add([], last=True)
         index, token = continuation.generated_tokens, None
         if self._last is not None and self._last.token is not None:
             index, token = self._last.index, self._last.token
@@ -115,11 +131,14 @@ class _Running:
                 searched = StreamedText(tokenizer, prompt, self._stops)
                 for token in made.ids:
                     searched.add([token])
-            searched.add([], last=True)
+            self._rests[index] = searched.add([], last=True)
             stop = searched.stopped
             text = searched.text if stop is not None else None
+        # A stream's text is that of its tokens, in which nothing can be joined any more.
+        clean = self._model.generates.cleans(self.job.options) and self.request.reply is None
+        if text is not None and clean:
+            text = joined(text)
         if text is None:
-            clean = self._model.generates.cleans(self.job.options)
             # Where the end token is not a special one, the pipelines have it in their text.
             end = [made.end.id] if made.end is not None and self.job.options.pipeline else []
             text = tokenizer.decode_after(prompt, [*made.ids, *end], clean=clean)
@@ -199,7 +218,7 @@ class Continuations:
                 failed.append((job, error))
                 continue
             requests.add(id(job.request))
-            handle = self._session.start(running.sequence, settings, running.hear)
+            handle = self._session.start(running.sequence, settings, running)
             self._running[handle] = running
         return failed
 

@@ -10,6 +10,9 @@ _HALF = "\ufffd"
 """What a decoder makes of bytes that are no whole character yet."""
 _CONTEXT = 6
 """So many tokens before the first new one are decoded along: they decide about its space."""
+_MOST_PENDING = 16
+"""Tokens that make no whole character are looked at again with the next one, but no more than these:
+a character has four bytes at most, and a model that says nothing else must not hold up others."""
 
 
 class Stop(msgspec.Struct, frozen=True):
@@ -70,7 +73,8 @@ class StreamedText:
         """The text of tokens that have not been read yet, if they end with a whole character."""
         before = self._tokenizer.decode(self._ids[self._from : self._read])
         whole = self._tokenizer.decode(self._ids[self._from :])
-        if len(whole) <= len(before) or (whole.endswith(_HALF) and not last):
+        unsettled = len(whole) <= len(before) or (whole.endswith(_HALF) and not last)
+        if unsettled and len(self._ids) - self._read <= _MOST_PENDING:
             return ""
         self._from, self._read = self._read, len(self._ids)
         return whole[len(before) :]

@@ -72,7 +72,7 @@ class GenerationParameters(BaseParameters, frozen=True, kw_only=True):
     top_p: _Share | None = None
     min_p: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     typical_p: _Share | None = None
-    repetition_penalty: Annotated[float, msgspec.Meta(gt=0, le=100)] | None = None
+    repetition_penalty: Annotated[float, msgspec.Meta(ge=0.01, le=100)] | None = None
     no_repeat_ngram_size: Annotated[int, msgspec.Meta(ge=0, le=1_000)] | None = None
     num_beams: _Count | None = None
     num_return_sequences: _Count | None = None
