@@ -157,7 +157,7 @@ def test_languages_choose_a_translations_parameters() -> None:
         ),
         ({"min_p": 2}, "'min_p' must be a number from 0 to 1, not 2"),
         ({"typical_p": 0}, "'typical_p' must be a number above 0 and at most 1"),
-        ({"repetition_penalty": 0}, "'repetition_penalty' must be a number above 0"),
+        ({"repetition_penalty": 0}, "'repetition_penalty' must be a number from 0.01 to 100"),
         ({"no_repeat_ngram_size": -1}, "'no_repeat_ngram_size' must be"),
         ({"num_beams": 33}, "'num_beams' must be a whole number from 1 to 32, not 33"),
         ({"num_return_sequences": 0}, "'num_return_sequences' must be"),

@@ -162,6 +162,8 @@ def _of_context(task: ForwardTask, predicted: Predicted, asked: object) -> list[
         first, last = _ends(predicted.outputs, inside)
         told = {"answer": context[span[0] : span[1]], "start": span[0], "end": span[1]}
         return [_both_ends(told, _span_score(predicted.outputs, tokens, first, last), first, last)]
+    if last < first:
+        raise _wrong(task, asked, _SPANS_ALLOWED)
     names = predicted.encoding.tokens
     told = {"start_token": names[first], "end_token": names[last], "index": [first, last]}
     return [_both_ends(told, _span_score(predicted.outputs, tokens, first, last), first, last)]

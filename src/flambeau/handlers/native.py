@@ -17,7 +17,7 @@ from flambeau.errors import ErrorKind, PredictionError
 from flambeau.handlers.explanation_methods import GradientJob
 from flambeau.handlers.explanation_request import read_explanation
 from flambeau.handlers.isolation import Headroom, hidden_error
-from flambeau.handlers.native_answers import guarded, postprocess
+from flambeau.handlers.native_answers import generated_answer, guarded, postprocess
 from flambeau.handlers.native_context import HandlerContext
 from flambeau.handlers.native_continuations import Continuations
 from flambeau.handlers.native_explanations import ExplainedPart, Explanation
@@ -371,15 +371,11 @@ class TransformersHandler:
         return self._model.engine.forward([job.sequence for job in jobs])
 
     def _finish(self, part: Part, made: Made) -> Answer | PredictionError | None:
-        """A complete entry's answer; `made` is what the model made of its last job.
-
-        None: it has new jobs, as an explanation does.
-        """
+        """A complete entry's answer, from what the model made of its last job; None: it has new ones."""
         task = self._model.task
         if isinstance(task, GenerationTask):
             continued = cast("list[Continuation]", made)
-            value = task.postprocess(continued, part.entry, part.request.options)
-            return Answer(value, part.generation_usage(continued))
+            return guarded(lambda: generated_answer(task, part, continued))
         assert isinstance(task, ForwardTask)
         if isinstance(part, ExplainedPart):
             return guarded(part.advance)

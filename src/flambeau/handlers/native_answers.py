@@ -1,6 +1,6 @@
 """Answers from what a model made, and what is said where none can be made."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy.typing as npt
 from flambeau.errors import PredictionError
 from flambeau.handlers.isolation import hidden_error
 from flambeau.handlers.native_jobs import Answer, Part
-from flambeau.tasks.base import ForwardTask
+from flambeau.tasks.base import Continuation, ForwardTask, GenerationTask
 
 Made = TypeVar("Made")
 
@@ -31,6 +31,12 @@ def postprocess(task: ForwardTask, part: Part) -> Answer:
         for window in row.windows:
             require_numbers(window.outputs)
     return Answer(task.postprocess(rows, part.entry, part.request.options), part.usage())
+
+
+def generated_answer(task: GenerationTask, part: Part, continued: Sequence[Continuation]) -> Answer:
+    """An entry's answer from what its prompt was continued with."""
+    value = task.postprocess(continued, part.entry, part.request.options)
+    return Answer(value, part.generation_usage(continued))
 
 
 def require_numbers(outputs: Mapping[str, npt.NDArray[np.floating]]) -> None:

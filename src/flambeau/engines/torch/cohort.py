@@ -37,7 +37,12 @@ class Row:
             self.finish("stop", token)
         else:
             self.tokens.append(token)
-            if not self.prompt.listener(self.index, [token]):
+            try:
+                wanted = self.prompt.listener(self.index, [token])
+            except Exception as error:  # noqa: BLE001 - one prompt's own, as all that fails it
+                self.end = error
+                return
+            if not wanted:
                 self.finish("cancelled")
             elif len(self.tokens) >= self.prompt.settings.max_new_tokens:
                 self.finish("length")
