@@ -62,6 +62,8 @@ class FlambeauError(Exception):
     """
 
     def __init__(self, kind: ErrorKind, message: str, *, retry_after: float | None = None) -> None:
+        # It may quote what a client sent, and half a surrogate pair cannot be told anybody.
+        message = message.encode("utf-8", "backslashreplace").decode("utf-8")
         super().__init__(message)
         self.kind = kind
         self.message = message

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from flambeau.errors import ErrorKind, LoadError, PredictionError
-from flambeau.handlers.native import MAX_REQUEST_TOKENS
+from flambeau.handlers.limits import MAX_REQUEST_TOKENS
 from flambeau.tasks import load as load_task
 from flambeau.tasks.base import Head
 from flambeau.testing.models import MAX_POSITIONS
@@ -257,3 +257,38 @@ def test_temperature_zero_is_greedy(models: Models) -> None:
         for parameters in ({"temperature": 0}, {"temperature": 0, "top_k": 5}, {"do_sample": False})
     ]
     assert len(set(served(*bodies))) == 1
+
+
+@pytest.mark.parametrize(
+    "parameters", [{"\ud800": 1}, {"top_k": "\ud800"}, {"truncation": "\ud800"}]
+)
+def test_half_a_surrogate_pair_in_parameters_is_an_error_that_can_be_sent(
+    models: Models, parameters: dict[str, Any]
+) -> None:
+    """JSON can hold one, and UTF-8, in which answers are sent, cannot."""
+    served = ServedNative(models.get("text-classification"))
+    wrong, good = served({"inputs": "a", "parameters": parameters}, "good")
+    assert isinstance(wrong, PredictionError)
+    assert wrong.kind is ErrorKind.INVALID_INPUT
+    assert wrong.message.encode("utf-8")
+    assert isinstance(good, list)
+
+
+def test_what_cannot_be_read_is_refused_before_it_is_tokenised(models: Models) -> None:
+    """Characters over all rows, and windows by their number: no time is spent to find out."""
+    served = ServedNative(models.get("text-classification"))
+    window = {"truncation": "window"}
+    long, many = served(
+        {"inputs": ["b " * 100_000] * 50, "parameters": window},
+        {"inputs": "b " * 100_000, "parameters": window | {"max_length": 4}},
+    )
+    for answer, reason in ((long, "50 rows of 10000000 characters"), (many, "in windows of 4")):
+        assert isinstance(answer, PredictionError)
+        assert reason in answer.message
+
+
+def test_a_forms_parameters_are_json(models: Models) -> None:
+    """A form can send no object."""
+    served = ServedNative(models.get("text-classification"))
+    (answer,) = served.rows({"inputs": b"good", "parameters": b'{"top_k": 1}'})
+    assert len(answer) == 1

@@ -193,6 +193,7 @@ def test_wrong_sound_is_told_apart(ears: ServedNative) -> None:
         ({"inputs": {"raw": raw}}, "'sampling_rate' must be a whole number"),
         ({"inputs": {"raw": ["a"], "sampling_rate": RATE}}, "a list of numbers"),
         ({"inputs": {"raw": [], "sampling_rate": RATE}}, "not empty"),
+        ({"inputs": {"raw": [1e300] * 800, "sampling_rate": RATE}}, "from -1 to 1"),
         ({"inputs": {"raw": [0.1] * 399, "sampling_rate": RATE}}, "the model needs 400"),
         ({"inputs": {"speech": "x"}}, "neither 'audio' nor 'raw'"),
         (
@@ -213,6 +214,24 @@ def test_wrong_sound_is_told_apart(ears: ServedNative) -> None:
     answers = ears(*(body for body, _ in cases))
     for answer, (_, reason) in zip(answers, cases, strict=True):
         assert reason in told(answer)
+
+
+def test_small_files_that_unpack_to_much_are_refused(
+    pictures: ServedNative, ears: ServedNative
+) -> None:
+    """A picture too long for its width, sound in many tiny windows, too many samples a second."""
+    thin = io.BytesIO()
+    Image.new("1", (1, 20_000)).save(thin, "PNG")
+    (picture_error,) = pictures(thin.getvalue())
+    assert "one side at most 50 times as long" in told(picture_error)
+    (too_many,) = pictures({"inputs": [encoded(picture(8, 8))] * 65})
+    assert "at most 64" in told(too_many)
+    windows = {"chunk_length_s": 0.5, "stride_length_s": 0.24}
+    many, fast = ears(
+        {"inputs": encoded(wav(sound(60))), "parameters": windows}, wav(sound(1), 400_000)
+    )
+    assert "frames in windows of 'chunk_length_s'" in told(many)
+    assert "400000 samples a second" in told(fast)
 
 
 def test_archives_without_a_preprocessor_are_refused(images: Path, tmp_path: Path) -> None:

@@ -105,6 +105,14 @@ def test_each_mask_is_taken_where_most_is_around_it(made: Task) -> None:
         ("<mask>", "the text has no [MASK]"),
         (["[MASK]", "none"], "entry 1 of the list: the text has no [MASK]"),
         ("[MASK]" * (MAX_MASKS + 1), "has 101 [MASK]; at most 100"),
+        (
+            {"inputs": ["[MASK] " * 100] * 40, "parameters": {"top_k": 150}},
+            "would have 420000000 characters",
+        ),
+        (
+            {"inputs": "[MASK]", "parameters": {"targets": ["a"] * 1_001}},
+            "a list of at most 1000 texts",
+        ),
         ({"inputs": "[MASK]", "parameters": {"top_k": 0}}, "'top_k' must be a whole number from 1"),
         ({"inputs": "[MASK]", "parameters": {"targets": 3}}, "'targets' must be a text or a list"),
         ({"inputs": "[MASK]", "parameters": {"targets": []}}, "'targets' is an empty list"),

@@ -14,9 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 from flambeau.errors import ErrorKind, LoadError, PredictionError, first_line
+from flambeau.handlers.limits import MAX_REQUEST_TOKENS
 from flambeau.handlers.optional_packages import require
 from flambeau.handlers.settings import read_json_object
-from flambeau.tasks.base import AudioInput, Encoding, ImageInput, Reading, Row, WindowRule
+from flambeau.tasks.base import MAX_RATE, AudioInput, Encoding, ImageInput, Reading, Row, WindowRule
+
+MAX_PIXELS = 40_000_000
+"""The largest picture: a small file can unpack to gigabytes."""
+MAX_RATIO = 50
+"""Of a picture's sides: models that scale the shorter one make the longer one as much longer."""
 
 MAX_SECONDS = 1_200
 """The longest sound that is read."""
@@ -27,6 +33,7 @@ WHOLE_SECONDS = 60
 WINDOW_SECONDS = 30
 
 _PREPROCESSOR = "preprocessor_config.json"
+_BLOCK_SAMPLES = 1_000_000
 _PIXELS_PER_TOKEN = 16 * 16
 """Of a vision transformer; others cost about as much."""
 
@@ -38,17 +45,28 @@ class RowReader(Protocol):
     pad_id: int | None
     eos_id: int | None
 
+    def characters(self, row: Any, rule: WindowRule) -> int:
+        """How many characters are tokenised of a row."""
+
     def encode(
         self, rows: Sequence[Any], rules: Sequence[WindowRule] = ()
     ) -> list[Reading | PredictionError]:
         """Each row by its rule; one that cannot be read is an error of its own."""
 
 
-class ImageReader:
-    """Pictures to pixel values."""
+class _Media:
+    """What readers of pictures and sound have in common: no tokens."""
 
     pad_id: int | None = None
     eos_id: int | None = None
+
+    def characters(self, row: Row, rule: WindowRule) -> int:  # noqa: ARG002 - see `RowReader`
+        """None: files have limits of their own."""
+        return 0
+
+
+class ImageReader(_Media):
+    """Pictures to pixel values."""
 
     def __init__(self, process: Callable[..., Any], max_length: int) -> None:
         """`process` is one of Transformers' image processors."""
@@ -71,9 +89,18 @@ class ImageReader:
         try:
             with warnings.catch_warnings():  # Pillow only warns up to twice the bound
                 warnings.simplefilter("error", self._pillow.DecompressionBombWarning)
-                image = self._pillow.open(io.BytesIO(row.data)).convert("RGB")
+                image = self._pillow.open(io.BytesIO(row.data))
+                width, height = image.size
+                if width * height > MAX_PIXELS or max(width, height) > MAX_RATIO * min(
+                    width, height
+                ):
+                    return _invalid(
+                        f"the picture has {width} x {height} pixels; at most {MAX_PIXELS} are read,"
+                        f" and one side at most {MAX_RATIO} times as long as the other"
+                    )
+                image = image.convert("RGB")
         except (self._pillow.DecompressionBombError, self._pillow.DecompressionBombWarning):
-            return _invalid(f"the picture has more than {self._pillow.MAX_IMAGE_PIXELS} pixels")
+            return _invalid(f"the picture has more than {MAX_PIXELS} pixels")
         except Exception as error:  # noqa: BLE001 - Pillow's decoders raise whatever they meet
             return _invalid(f"the picture cannot be read ({type(error).__name__})")
         made = self._process(images=image, return_tensors="np")
@@ -82,11 +109,8 @@ class ImageReader:
         return _whole(arrays, max(1, pixels // _PIXELS_PER_TOKEN))
 
 
-class AudioReader:
+class AudioReader(_Media):
     """Sound to samples at the model's rate, long ones in overlapping windows."""
-
-    pad_id: int | None = None
-    eos_id: int | None = None
 
     def __init__(self, extract: Callable[..., Any], rate: int, ratio: int, shortest: int) -> None:
         """`extract` is one of Transformers' feature extractors.
@@ -113,33 +137,44 @@ class AudioReader:
         assert isinstance(row, AudioInput)
         try:
             samples = self._samples(row)
+            return self._reading(samples, self._spans(len(samples), rule))
         except PredictionError as error:
             return error
         except Exception as error:  # noqa: BLE001 - as with pictures
             return _invalid(f"the sound cannot be read ({type(error).__name__})")
-        if len(samples) < self._shortest:
-            return _invalid(
-                f"the sound has {len(samples)} samples at {self._rate} Hz; the model needs"
+
+    def _spans(self, count: int, rule: WindowRule) -> list[tuple[int, int]]:
+        """The windows of so many samples. Raises `PredictionError`."""
+        if count < self._shortest:
+            raise _invalid(
+                f"the sound has {count} samples at {self._rate} Hz; the model needs"
                 f" {self._shortest}"
             )
         length, stride = rule.max_length, rule.stride
-        if length is None and len(samples) > WHOLE_SECONDS * self._rate:
+        if length is None and count > WHOLE_SECONDS * self._rate:
             length = WINDOW_SECONDS * self._rate
         if length is None:
-            return self._reading(samples, [(0, len(samples))])
+            return [(0, count)]
         length = max(self._shortest, self._aligned(length))
         stride = self._aligned(length // 6 if stride is None else stride)
         if length <= 2 * stride:
-            return _invalid("'chunk_length_s' must be more than two 'stride_length_s'")
-        starts = range(0, len(samples), length - 2 * stride)
+            raise _invalid("'chunk_length_s' must be more than two 'stride_length_s'")
+        starts = range(0, count, length - 2 * stride)
+        cost = len(starts) * (length // self._ratio)
+        if cost > MAX_REQUEST_TOKENS:
+            raise _invalid(
+                f"the sound costs {cost} frames in windows of 'chunk_length_s'; one request may cost"
+                f" at most {MAX_REQUEST_TOKENS}: set a smaller 'stride_length_s', or a larger"
+                " 'chunk_length_s'"
+            )
         spans = []
         for start in starts:
-            end = min(start + length, len(samples))
+            end = min(start + length, count)
             if not start or end - start > max(stride, self._shortest):
                 spans.append((start, end))
-            if end == len(samples):
+            if end == count:
                 break
-        return self._reading(samples, spans)
+        return spans
 
     def _aligned(self, samples: int) -> int:
         return round(samples / self._ratio) * self._ratio
@@ -149,7 +184,9 @@ class AudioReader:
             with self._files.SoundFile(io.BytesIO(row.data)) as file:
                 rate = file.samplerate
                 _check_seconds(file.frames / rate)
-                samples = file.read(dtype="float32", always_2d=True).mean(axis=1)
+                if rate > MAX_RATE:
+                    raise _invalid(f"the sound has {rate} samples a second; at most {MAX_RATE}")
+                return self._mixed(file)
         else:
             rate = row.rate
             _check_seconds(len(row.samples) / rate)
@@ -157,6 +194,19 @@ class AudioReader:
         if rate != self._rate:
             samples = self._resampler.resample(samples, rate, self._rate)
         return np.asarray(samples, dtype=np.float32)
+
+    def _mixed(self, file: Any) -> npt.NDArray[np.float32]:
+        """A file's samples at the model's rate, its channels as one; read in parts, since a small
+        file can unpack to gigabytes."""
+        stream = self._resampler.ResampleStream(file.samplerate, self._rate, 1, dtype="float32")
+        parts = []
+        size = max(1, _BLOCK_SAMPLES // file.channels)
+        for block in file.blocks(blocksize=size, dtype="float32", always_2d=True):
+            mixed = np.ascontiguousarray(block.mean(axis=1))
+            parts.append(mixed if file.samplerate == self._rate else stream.resample_chunk(mixed))
+        if file.samplerate != self._rate:
+            parts.append(stream.resample_chunk(np.zeros(0, np.float32), last=True))
+        return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
     def _reading(self, samples: npt.NDArray[np.float32], spans: list[tuple[int, int]]) -> Reading:
         windows = []

@@ -17,6 +17,7 @@ from flambeau.errors import ErrorKind, PredictionError
 from flambeau.handlers.explanation_methods import GradientJob
 from flambeau.handlers.explanation_request import read_explanation
 from flambeau.handlers.isolation import Headroom, hidden_error
+from flambeau.handlers.limits import MAX_REQUEST_CHARS, MAX_REQUEST_TOKENS, MAX_ROWS
 from flambeau.handlers.native_answers import generated_answer, guarded, postprocess
 from flambeau.handlers.native_context import HandlerContext
 from flambeau.handlers.native_continuations import Continuations
@@ -58,16 +59,6 @@ logger = logging.getLogger(__name__)
 
 BULK_ENTRIES = 8
 """A request of more rows than this is bulk work unless it says otherwise."""
-
-MAX_ROWS = 4_000
-"""The most rows that one request's entries may make."""
-
-MAX_REQUEST_TOKENS = 65_536
-"""What a list in one request may cost, in tokens read and generated: 128 texts of 512 tokens.
-
-The answer to a list comes when its last entry is done: it has to fit into a response timeout (120 seconds by default). A model of BERT-base's size needs
-about 11 TFLOP for as much (two per weight and token, 85 million weights).
-"""
 
 
 class TransformersHandler:
@@ -309,9 +300,17 @@ class TransformersHandler:
                     f"the request makes {count} rows for the model; at most {MAX_ROWS} are allowed"
                 )
                 continue
+            rule = task.window_rule(inputs.parameters)
+            chars = sum(self._model.reader.characters(row, rule) for of in of_entries for row in of)
+            if chars > MAX_REQUEST_CHARS:
+                request.error = task.invalid(
+                    f"the request makes {count} rows of {chars} characters in all; at most"
+                    f" {MAX_REQUEST_CHARS} are read"
+                )
+                continue
             planned.append((request, of_entries))
             rows += [row for each in of_entries for row in each]
-            rules += [task.window_rule(inputs.parameters)] * count
+            rules += [rule] * count
         readings = iter(self._model.reader.encode(rows, rules) if rows else ())
         for request, of_entries in planned:
             self._plan(request, of_entries, [[next(readings) for _ in each] for each in of_entries])

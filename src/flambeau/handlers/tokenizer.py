@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from flambeau.errors import ErrorKind, LoadError, PredictionError
+from flambeau.handlers.limits import MAX_REQUEST_TOKENS
 from flambeau.handlers.tokenizer_vocabulary import TokenizerSource, TokenizerVocabulary, joined
 from flambeau.tasks.base import (
     BaseTask,
@@ -143,6 +144,11 @@ class TextTokenizer:
             if _LANGUAGE.fullmatch(token.content)
         }
 
+    def characters(self, row: TextInput, rule: WindowRule) -> int:
+        """How many characters are tokenised of a row."""
+        given = self._given(row, rule)
+        return len(given.text) + len(given.pair or "")
+
     def _given(self, row: TextInput, rule: WindowRule) -> "_Given":
         """A row as the library takes it, without the characters that cannot be needed.
 
@@ -212,6 +218,11 @@ class TextTokenizer:
         repeated = 0 if whole is None else full.sequence_ids.count(whole)
         room = given.limit - special - repeated
         questions = self._pair_strategy == "only_second"
+        if room < 1 and given.pair is None:
+            return _invalid(
+                f"'max_length' is {given.limit}, which {special} special tokens alone fill: set a"
+                " larger one"
+            )
         if room < 1:
             return _invalid(
                 f"the {_REPEATED[self._pair_strategy]} alone is longer than the"
@@ -226,6 +237,13 @@ class TextTokenizer:
             return _invalid(
                 f"'{name}' is {stride}, but of a window's {given.limit} tokens only {room} are of"
                 f" the text: set a smaller one"
+            )
+        cost = (len(full) - special - repeated) // (room - stride) * given.limit
+        if given.rule.truncation == "window" and cost > MAX_REQUEST_TOKENS:
+            return _invalid(
+                f"the text has {len(full)} tokens, which cost {cost} in windows of {given.limit}"
+                f" that share {stride}; one request may cost at most {MAX_REQUEST_TOKENS}. Send it"
+                " in parts"
             )
         side = "left" if given.cuts_left else "right"
         try:

@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from flambeau.errors import LoadError
 from flambeau.tasks.base import (
+    MAX_RATE,
     AnswerOptions,
     AudioInput,
     BaseParameters,
@@ -32,9 +33,10 @@ from flambeau.tasks.base import (
 )
 from flambeau.types import JsonValue, TaskName
 
-MAX_RATE = 192_000
+MAX_LOUDNESS = 1_000
+"""Samples are to be from -1 to 1; those of other scales are still sound."""
 
-_Seconds = Annotated[float, msgspec.Meta(gt=0, le=60)]
+_Seconds = Annotated[float, msgspec.Meta(ge=0.5, le=60)]
 
 
 class Parameters(BaseParameters, frozen=True, kw_only=True):
@@ -71,6 +73,7 @@ class Task(ForwardTask):
         'a sound file as the body, {"inputs": "<base64>"}, {"inputs": {"raw": [...],'
         ' "sampling_rate": 16000}}, or a JSON list of those'
     )
+    max_entries: ClassVar[int] = 16
     reads: ClassVar[InputKind] = "audio"
     truncations: ClassVar[tuple[Truncation, ...]] = ("window",)
     outputs: ClassVar[tuple[str, ...]] = ("logits",)
@@ -142,7 +145,7 @@ class Task(ForwardTask):
             read = msgspec.convert(samples, list[float])
         except msgspec.ValidationError:
             raise self.invalid("'raw' must be a list of numbers") from None
-        if not read or not np.isfinite(np.asarray(read)).all():
+        if not read or not np.abs(np.asarray(read)).max() <= MAX_LOUDNESS:  # NaN is not, either
             raise self.invalid("'raw' must be a list of numbers from -1 to 1, and not empty")
         return AudioInput(samples=read, rate=rate)
 

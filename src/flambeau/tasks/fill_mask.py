@@ -32,14 +32,24 @@ MAX_MASKS = 100
 """Masks in one text: a probability for each token of a vocabulary, 1 MB in large ones, is computed
 for each."""
 
+MAX_WORK = 4_000_000
+"""Characters in the answers of one request: about four seconds of work."""
+_WINDOW_CHARS = 4_096
+
 Floats = npt.NDArray[np.float32]
+
+
+_Targets = Annotated[
+    list[str],
+    msgspec.Meta(max_length=MAX_TOP_K, description=f"a list of at most {MAX_TOP_K} texts"),
+]
 
 
 class MaskParameters(BaseParameters, frozen=True, kw_only=True):
     """`targets` are the only tokens to choose from; probabilities stay those among all tokens."""
 
     top_k: Annotated[int, msgspec.Meta(ge=1, le=MAX_TOP_K)] = 5
-    targets: str | list[str] | None = None
+    targets: str | _Targets | None = None
 
 
 class Mask(msgspec.Struct, frozen=True):
@@ -96,6 +106,7 @@ class Task(ForwardTask):
     def check(self, inputs: Inputs) -> None:
         assert isinstance(inputs.parameters, MaskParameters)
         targets = _as_list(inputs.parameters.targets)
+        self._check_work(inputs, len(targets) if targets is not None else MAX_TOP_K)
         if targets is None or self.head.vocabulary is None:
             return
         if not targets or not self._target_ids(targets):
@@ -111,6 +122,19 @@ class Task(ForwardTask):
                 " for it.",
                 foreign,
                 len(targets),
+            )
+
+    def _check_work(self, inputs: Inputs, choices: int) -> None:
+        """Each of a mask's answers has the whole text with its token in it."""
+        each = min(inputs.parameters.top_k, choices)  # type: ignore[attr-defined]
+        work = sum(
+            self._count(entry) * each * min(len(entry.text) + len(entry.pair or ""), _WINDOW_CHARS)
+            for entry in inputs.entries
+        )
+        if work > MAX_WORK:
+            raise self.invalid(
+                f"'top_k' is {each}, so that the answers of all masks would have {work} characters;"
+                f" one request's may have {MAX_WORK}: set a smaller one, or send fewer texts"
             )
 
     @override
@@ -138,7 +162,9 @@ class Task(ForwardTask):
                 f" {self._count(entry) - len(masks)} of its {self._count(entry)} {self.mask}: shorten"
                 ' it, or set truncation to "window"'
             )
-        answers = [self._fill(mask, options, alone=len(masks) == 1) for mask in masks]
+        targets = _as_list(options.parameters.targets)
+        ids = None if targets is None else self._target_ids(targets)
+        answers = [self._fill(mask, options, ids, alone=len(masks) == 1) for mask in masks]
         return answers[0] if len(answers) == 1 else answers
 
     @property
@@ -172,16 +198,17 @@ class Task(ForwardTask):
                     best[key] = around, Mask(encoding, place, logits)
         return [best[key][1] for key in sorted(best)]
 
-    def _fill(self, mask: Mask, options: AnswerOptions, *, alone: bool) -> JsonValue:
+    def _fill(
+        self, mask: Mask, options: AnswerOptions, targets: Sequence[int] | None, *, alone: bool
+    ) -> JsonValue:
         """The best tokens for a mask. `alone`: it is its text's only one."""
         parameters = options.parameters
         size = len(mask.logits)
         probabilities = np.exp(mask.logits - mask.logits.max())
         probabilities /= probabilities.sum()
-        targets = _as_list(parameters.targets)
         tokens = np.arange(size)
         if targets is not None:
-            tokens = np.array([each for each in self._target_ids(targets) if each < size], np.intp)
+            tokens = np.array([each for each in targets if each < size], np.intp)
         elif parameters.top_k > size:
             raise self.invalid(
                 f"'top_k' must be a whole number from 1 to {size}, which is as many tokens as the"

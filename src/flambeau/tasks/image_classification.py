@@ -43,6 +43,7 @@ class Task(ForwardTask):
     accepts: ClassVar[str] = (
         'a picture as the body, {"inputs": "<base64>"}, or a JSON list of those'
     )
+    max_entries: ClassVar[int] = 64
     reads: ClassVar[InputKind] = "image"
     has_labels: ClassVar[bool] = True
     outputs: ClassVar[tuple[str, ...]] = ("logits",)

@@ -48,7 +48,7 @@ class TokenParameters(BaseParameters, frozen=True, kw_only=True):
     ignore_labels: list[str] = msgspec.field(default_factory=lambda: ["O"])
     stride: Annotated[int, msgspec.Meta(ge=0)] | None = None
     is_split_into_words: bool = False
-    delimiter: str = " "
+    delimiter: Annotated[str, msgspec.Meta(max_length=16)] = " "
 
 
 class Task(ForwardTask):

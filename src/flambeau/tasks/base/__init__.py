@@ -32,6 +32,7 @@ from flambeau.tasks.base.parsing import (
 )
 from flambeau.tasks.base.pooling import LIBRARY_MODES, PoolingMode
 from flambeau.tasks.base.records import (
+    MAX_RATE,
     Arrays,
     AudioInput,
     Encoding,
@@ -68,6 +69,7 @@ __all__ = [
     "BESIDE_NAMES",
     "LIBRARY_MODES",
     "MAX_ENTRIES",
+    "MAX_RATE",
     "SAMPLING",
     "AnswerOptions",
     "Arrays",

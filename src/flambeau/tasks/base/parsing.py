@@ -38,6 +38,23 @@ def require_unicode(text: str) -> None:
         ) from None
 
 
+def is_unicode(value: object) -> bool:
+    """Whether all texts in a JSON value are whole; see `require_unicode`."""
+    waiting = [value]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, dict):
+            waiting += [*each.keys(), *each.values()]
+        elif isinstance(each, list | tuple):
+            waiting += each
+        elif isinstance(each, str) and not each.isascii():
+            try:
+                each.encode("utf-8")
+            except UnicodeEncodeError:
+                return False
+    return True
+
+
 def parse_structured_text(text: str) -> RowValue:
     """The object or list that a text stands for, or the text itself.
 

@@ -116,6 +116,10 @@ class ImageInput(Entry, frozen=True):
     data: bytes
 
 
+MAX_RATE = 192_000
+"""The most samples that sound may have a second."""
+
+
 class AudioInput(Entry, frozen=True):
     """Sound: a file's bytes, or samples from -1 to 1 with how many there are a second."""
 

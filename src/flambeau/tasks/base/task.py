@@ -28,6 +28,7 @@ from flambeau.tasks.base.parameters import BaseParameters, WrongParameterError, 
 from flambeau.tasks.base.parsing import (
     RowValue,
     decode_text,
+    is_unicode,
     json_type,
     parse_structured_text,
     require_unicode,
@@ -94,6 +95,8 @@ class BaseTask(ABC):
     """An input that `parse` accepts: for warm-up, documentation and the web page."""
     accepts: ClassVar[str] = 'plain text, {"text": "..."}, or a JSON list of texts'
     reads: ClassVar[InputKind] = "text"
+    max_entries: ClassVar[int] = MAX_ENTRIES
+    """The most entries in a list."""
     has_labels: ClassVar[bool] = False
     """Whether the last axis of the model's `logits` are labels, which may have names."""
     truncation: ClassVar[PairTruncation] = "longest_first"
@@ -153,9 +156,13 @@ class BaseTask(ABC):
         """The values under `parameters`, as the task's own class. May raise as `parse`."""
         if given is None:
             given = {}
+        if isinstance(given, str):
+            given = parse_structured_text(given)  # a form's fields are texts
         if not isinstance(given, dict):
             raise self.invalid(f"'parameters' must be an object, not {json_type(given)}")
         named = {str(name): value for name, value in given.items()}
+        if not is_unicode(named):
+            raise self.invalid("'parameters' has half of a surrogate pair; send a whole one")
         known_as = named.get("truncation")
         if isinstance(known_as, str | bool):
             named["truncation"] = _TOKENIZERS_TRUNCATION.get(known_as, known_as)
@@ -249,9 +256,9 @@ class BaseTask(ABC):
     def _read_list(self, values: list[RowValue]) -> list[Entry]:
         if not values:
             raise self.invalid("the list is empty")
-        if len(values) > MAX_ENTRIES:
+        if len(values) > self.max_entries:
             raise self.invalid(
-                f"the list has {len(values)} entries; one request takes at most {MAX_ENTRIES}"
+                f"the list has {len(values)} entries; one request takes at most {self.max_entries}"
             )
         entries = []
         for index, value in enumerate(values):
