@@ -128,8 +128,11 @@ def test_a_restart_serves_what_was_served(place: Place) -> None:
         register(server, "echo-2.0", handler="other.py:shout", batch_size=5, max_batch_delay=7)
         manage(server, "PUT", "/echo/2.0", min_worker=2, max_worker=3, synchronous="true")
         manage(server, "PUT", "/echo/2.0/set-default")
+        # What a worker says of its handler is there once it has loaded.
+        wait_until(lambda: predict(server, "echo/1.0").status_code == 200)
         before = [describe(server, f"echo/{version}") for version in ("1.0", "2.0")]
     with place.restarted() as server:
+        wait_until(lambda: predict(server, "echo/1.0").status_code == 200)
         wait_until(lambda: predict(server, "echo").status_code == 200)
         assert predict(server, "echo").text == "loud"
         after = [describe(server, f"echo/{version}") for version in ("1.0", "2.0")]
