@@ -17,11 +17,10 @@ from transformers import (
 )
 
 from flambeau.errors import ConfigError, FlambeauError, LoadError
+from flambeau.handlers.child_request import decode_request, encode_request
 from flambeau.handlers.prepare import prepare
 from flambeau.handlers.prepare_request import (
     PrepareRequest,
-    decode_request,
-    encode_request,
     make_request,
     read_handler_section,
 )
@@ -304,7 +303,7 @@ def test_a_form_that_an_architecture_lacks_is_said(
 def test_a_request_survives_json() -> None:
     """What the command sends is what the child gets."""
     request = PrepareRequest(model_name="a", task="text-generation", output=Path("x/y"))
-    assert decode_request(encode_request(request)) == request
+    assert decode_request(encode_request(request), PrepareRequest) == request
 
 
 def test_both_configuration_files_make_the_same_request(tmp_path: Path) -> None:

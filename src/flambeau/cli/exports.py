@@ -10,7 +10,8 @@ from flambeau.archive.model_folder import ModelFolder
 from flambeau.cli.child import run_child
 from flambeau.cli.targets import Choices, report, task_of
 from flambeau.errors import ConfigError
-from flambeau.handlers.export_request import ExportRequest, encode_export
+from flambeau.handlers.child_request import encode_request
+from flambeau.handlers.export_request import ExportRequest
 from flambeau.handlers.settings import PrecisionChoice
 
 _WORKER = "flambeau.handlers.export"
@@ -66,7 +67,7 @@ def export_forms(
             output=place.resolve(),
             max_length=choices.max_length,
         )
-        code = run_child(_WORKER, encode_export(request), _PURPOSE)
+        code = run_child(_WORKER, encode_request(request), _PURPOSE)
         if code:
             raise typer.Exit(code)
     for graph in own.values():

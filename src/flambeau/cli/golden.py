@@ -11,7 +11,8 @@ from flambeau.archive.pack import PackRequest, stage
 from flambeau.archive.yaml_config import read_yaml
 from flambeau.cli.child import run_child
 from flambeau.cli.targets import Choices, settings_of
-from flambeau.handlers.golden_request import GoldenRequest, encode_golden_request
+from flambeau.handlers.child_request import encode_request
+from flambeau.handlers.golden_request import GoldenRequest
 
 _WORKER = "flambeau.handlers.golden_answers"
 _PURPOSE = "answers the golden samples"
@@ -55,7 +56,7 @@ def with_golden(
     answers = place / GOLDEN_PATH.name
     code = run_child(
         _WORKER,
-        encode_golden_request(
+        encode_request(
             GoldenRequest(
                 samples=samples,
                 reference=_staged(reference, place / "reference") or archive,

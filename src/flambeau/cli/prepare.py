@@ -11,10 +11,10 @@ import typer
 
 from flambeau.cli.child import run_child
 from flambeau.errors import ConfigError
+from flambeau.handlers.child_request import encode_request
 from flambeau.handlers.prepare_request import (
     DEFAULT_OUTPUT,
     PrepareRequest,
-    encode_request,
     make_request,
     read_handler_section,
 )

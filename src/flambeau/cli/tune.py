@@ -14,8 +14,9 @@ from flambeau.cli.serve import LengthOption, ModelArgument, RevisionOption, Task
 from flambeau.cli.targets import Choices, resolve
 from flambeau.config import default_cache_dir, usable_cores
 from flambeau.errors import ConfigError
+from flambeau.handlers.child_request import encode_request
 from flambeau.handlers.settings import PrecisionChoice
-from flambeau.handlers.tune_request import TuneRequest, encode_tune
+from flambeau.handlers.tune_request import TuneRequest
 
 _WORKER = "flambeau.handlers.tune"
 _PURPOSE = "measures the engines"
@@ -62,6 +63,6 @@ def tune(
         agreement=agreement,
         max_difference=max_difference,
     )
-    code = run_child(_WORKER, encode_tune(request), _PURPOSE)
+    code = run_child(_WORKER, encode_request(request), _PURPOSE)
     if code:
         raise typer.Exit(code)

@@ -21,7 +21,8 @@ from flambeau.engines.base import ModelSource, Outputs, TokenSequence
 from flambeau.errors import LoadError, PredictionError
 from flambeau.handlers.agreement import compare
 from flambeau.handlers.child import read_request, run_quietly, say
-from flambeau.handlers.export_request import ExportRequest, decode_export
+from flambeau.handlers.child_request import decode_request
+from flambeau.handlers.export_request import ExportRequest
 from flambeau.handlers.sample_texts import sample_entries
 from flambeau.handlers.settings import HandlerSettings, read_json_object
 from flambeau.handlers.tokenizer_files import load_tokenizer
@@ -184,7 +185,7 @@ def _checked(form: Form, file: Path, sample: _Sample) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """The child process of `flambeau pack`; returns the exit code."""
-    request = decode_export(read_request("export", argv))
+    request = decode_request(read_request("export", argv), ExportRequest)
     return run_quietly(lambda: export(request, say))
 
 

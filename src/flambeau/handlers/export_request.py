@@ -19,13 +19,3 @@ class ExportRequest(msgspec.Struct, frozen=True, kw_only=True):
     forms: tuple[Form, ...]
     output: Path
     max_length: int | None = None
-
-
-def encode_export(request: ExportRequest) -> str:
-    """A request as JSON, for the child process that carries it out."""
-    return msgspec.json.encode(request, enc_hook=str).decode()
-
-
-def decode_export(text: str) -> ExportRequest:
-    """The reverse of `encode_export`."""
-    return msgspec.json.decode(text, type=ExportRequest, dec_hook=lambda kind, value: kind(value))

@@ -23,9 +23,10 @@ from flambeau.archive.golden import (
 from flambeau.archive.verdict import versions
 from flambeau.errors import ArchiveError, LoadError, PredictionError
 from flambeau.handlers.child import read_request, run_quietly, say
+from flambeau.handlers.child_request import decode_request
 from flambeau.handlers.golden import ask, compare, golden_settings, tolerance_of
 from flambeau.handlers.golden_difference import Tolerance, difference
-from flambeau.handlers.golden_request import GoldenRequest, decode_golden_request
+from flambeau.handlers.golden_request import GoldenRequest
 from flambeau.handlers.runner import Runner
 from flambeau.ipc.messages import Load
 from flambeau.types import JsonValue, Precision
@@ -114,7 +115,7 @@ def _load(
 
 def main(argv: list[str] | None = None) -> int:
     """The child process of `flambeau pack --golden`; returns the exit code."""
-    request = decode_golden_request(read_request("golden_answers", argv))
+    request = decode_request(read_request("golden_answers", argv), GoldenRequest)
     return run_quietly(lambda: answer_samples(request, say))
 
 

@@ -16,13 +16,3 @@ class GoldenRequest(msgspec.Struct, frozen=True, kw_only=True):
     reference: Path
     output: Path
     archive: Path | None = None
-
-
-def encode_golden_request(request: GoldenRequest) -> str:
-    """A request as JSON, for the child process that carries it out."""
-    return msgspec.json.encode(request, enc_hook=str).decode()
-
-
-def decode_golden_request(text: str) -> GoldenRequest:
-    """The reverse of `encode_golden_request`."""
-    return msgspec.json.decode(text, type=GoldenRequest, dec_hook=lambda kind, value: kind(value))

@@ -21,7 +21,8 @@ from flambeau.archive.sentence_files import is_sentence_model, sentence_files
 from flambeau.archive.staging import staged_folder
 from flambeau.errors import ConfigError, FlambeauError
 from flambeau.handlers.child import read_request
-from flambeau.handlers.prepare_request import PrepareRequest, decode_request
+from flambeau.handlers.child_request import decode_request
+from flambeau.handlers.prepare_request import PrepareRequest
 from flambeau.handlers.settings import read_json_object
 from flambeau.tasks.base import infer_task
 from flambeau.types import TaskName
@@ -141,7 +142,7 @@ def run(request: PrepareRequest) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """The child process of `flambeau prepare`: one request, as JSON; returns the exit code."""
-    return run(decode_request(read_request("prepare", argv)))
+    return run(decode_request(read_request("prepare", argv), PrepareRequest))
 
 
 def _fill(

@@ -37,16 +37,6 @@ class PrepareRequest(msgspec.Struct, frozen=True, kw_only=True):
     output: Path = DEFAULT_OUTPUT
 
 
-def encode_request(request: PrepareRequest) -> str:
-    """A request as JSON, for the child process that carries it out."""
-    return msgspec.json.encode(request, enc_hook=str).decode()
-
-
-def decode_request(text: str) -> PrepareRequest:
-    """The reverse of `encode_request`."""
-    return msgspec.json.decode(text, type=PrepareRequest, dec_hook=lambda kind, value: kind(value))
-
-
 def read_handler_section(file: Path) -> dict[str, object]:
     """The keys of a `setup_config.json`, or of the `handler:` section of a `model-config.yaml`.
 

@@ -12,9 +12,10 @@ from flambeau.archive.manifest import read_manifest_document
 from flambeau.archive.verdict import Candidate, Verdict, write_verdict
 from flambeau.archive.yaml_config import read_yaml
 from flambeau.handlers.child import read_request, run_quietly, say
+from flambeau.handlers.child_request import decode_request
 from flambeau.handlers.native_model import Device, load_parts
 from flambeau.handlers.settings import PrecisionChoice
-from flambeau.handlers.tune_request import TuneRequest, decode_tune
+from flambeau.handlers.tune_request import TuneRequest
 
 _WIDE = 160
 
@@ -98,7 +99,7 @@ def _name(one: Candidate) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """The child process of `flambeau tune`; returns the exit code."""
-    request = decode_tune(read_request("tune", argv))
+    request = decode_request(read_request("tune", argv), TuneRequest)
     return run_quietly(lambda: run(request))
 
 

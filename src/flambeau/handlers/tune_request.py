@@ -22,13 +22,3 @@ class TuneRequest(msgspec.Struct, frozen=True, kw_only=True):
     precision: PrecisionChoice = "auto"
     agreement: float = 0.995
     max_difference: float = 0.1
-
-
-def encode_tune(request: TuneRequest) -> str:
-    """A request as JSON, for the child process that carries it out."""
-    return msgspec.json.encode(request, enc_hook=str).decode()
-
-
-def decode_tune(text: str) -> TuneRequest:
-    """The reverse of `encode_tune`."""
-    return msgspec.json.decode(text, type=TuneRequest, dec_hook=lambda kind, value: kind(value))
