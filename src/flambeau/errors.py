@@ -126,3 +126,8 @@ class PredictionError(FlambeauError):
 def first_line(error: BaseException) -> str:
     """What an error of a library says, in one line of a message; its type's name if nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def invalid_input(problem: str) -> PredictionError:
+    """The error of one wrong input."""
+    return PredictionError(f"Invalid input: {problem}.", ErrorKind.INVALID_INPUT)

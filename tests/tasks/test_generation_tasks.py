@@ -109,7 +109,7 @@ def test_the_models_parameters_for_a_task_are_followed() -> None:
     specific = {"summarization": {"prefix": "summarize: ", "num_beams": 3, "max_length": 50}}
     made = generation_task("summarization", task_specific_params=specific)
     inputs = made.parse({"inputs": "hi"})
-    assert made.prompt(inputs.entries[0], inputs.parameters) == TextInput("summarize: hi")
+    assert made.rows(inputs.entries[0], inputs.parameters) == [TextInput("summarize: hi")]
     assert made.defaults(inputs.parameters) == {"num_beams": 3, "max_length": 50}
     other = generation_task("text2text-generation", task_specific_params=specific)
     assert other.defaults(inputs.parameters) == {}
@@ -120,7 +120,7 @@ def test_languages_choose_a_translations_parameters() -> None:
     specific = {"translation_en_to_fr": {"prefix": "to French: "}}
     made = generation_task("translation", task_specific_params=specific)
     inputs = made.parse({"inputs": "hi", "parameters": {"src_lang": "en", "tgt_lang": "fr"}})
-    assert made.prompt(inputs.entries[0], inputs.parameters).text == "to French: hi"
+    assert made.rows(inputs.entries[0], inputs.parameters) == [TextInput("to French: hi")]
     half = error_of(made, {"inputs": "hi", "parameters": {"src_lang": "en"}})
     assert "'src_lang' and 'tgt_lang' go together" in half.message
     needing = generation_task("translation", model_type="mbart")

@@ -75,7 +75,7 @@ class ModelSource(msgspec.Struct, frozen=True):
     @property
     def per_token(self) -> bool:
         """Whether the model gives values for each token and not for the text as a whole."""
-        return self.task not in _WHOLE
+        return per_token(self.task)
 
     @property
     def wide(self) -> bool:
@@ -98,6 +98,12 @@ _WHOLE = frozenset(
     }
 )
 """The tasks whose models do not give one value or vector for each token of their input."""
+
+
+def per_token(task: TaskName) -> bool:
+    """Whether a task's models give values for each token and not for the input as a whole."""
+    return task not in _WHOLE
+
 
 MEDIA_TASKS = frozenset({"image-classification", "automatic-speech-recognition"})
 """The tasks whose models read arrays and no tokens."""

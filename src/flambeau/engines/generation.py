@@ -199,11 +199,13 @@ class AtOnce:
         except Exception as error:  # noqa: BLE001 - the session's caller judges it
             if len(group) == 1:
                 return [(group[0].handle, error)]
-            again = [prompt for prompt in group if self._restarts(prompt)]
-            kept = {prompt.handle for prompt in again}
-            lost: list[tuple[int, Outcome]] = [
-                (prompt.handle, error) for prompt in group if prompt.handle not in kept
-            ]
+            again: list[Prompt] = []
+            lost: list[tuple[int, Outcome]] = []
+            for prompt in group:
+                if self._restarts(prompt):
+                    again.append(prompt)
+                else:
+                    lost.append((prompt.handle, error))
         middle = (len(again) + 1) // 2
         halves = [half for half in (again[:middle], again[middle:]) if half]
         return lost + [outcome for half in halves for outcome in self._run_isolated(half)]

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from flambeau.errors import ErrorKind, LoadError, PredictionError, first_line
+from flambeau.errors import LoadError, PredictionError, first_line, invalid_input
 from flambeau.handlers.limits import MAX_REQUEST_TOKENS
 from flambeau.handlers.optional_packages import require
 from flambeau.handlers.settings import read_json_object
@@ -94,15 +94,15 @@ class ImageReader(_Media):
                 if width * height > MAX_PIXELS or max(width, height) > MAX_RATIO * min(
                     width, height
                 ):
-                    return _invalid(
+                    return invalid_input(
                         f"the picture has {width} x {height} pixels; at most {MAX_PIXELS} are read,"
                         f" and one side at most {MAX_RATIO} times as long as the other"
                     )
                 image = image.convert("RGB")
         except (self._pillow.DecompressionBombError, self._pillow.DecompressionBombWarning):
-            return _invalid(f"the picture has more than {MAX_PIXELS} pixels")
+            return invalid_input(f"the picture has more than {MAX_PIXELS} pixels")
         except Exception as error:  # noqa: BLE001 - Pillow's decoders raise whatever they meet
-            return _invalid(f"the picture cannot be read ({type(error).__name__})")
+            return invalid_input(f"the picture cannot be read ({type(error).__name__})")
         made = self._process(images=image, return_tensors="np")
         arrays = {name: np.ascontiguousarray(array[0]) for name, array in made.items()}
         pixels = int(np.prod(arrays["pixel_values"].shape[-2:]))
@@ -141,12 +141,12 @@ class AudioReader(_Media):
         except PredictionError as error:
             return error
         except Exception as error:  # noqa: BLE001 - as with pictures
-            return _invalid(f"the sound cannot be read ({type(error).__name__})")
+            return invalid_input(f"the sound cannot be read ({type(error).__name__})")
 
     def _spans(self, count: int, rule: WindowRule) -> list[tuple[int, int]]:
         """The windows of so many samples. Raises `PredictionError`."""
         if count < self._shortest:
-            raise _invalid(
+            raise invalid_input(
                 f"the sound has {count} samples at {self._rate} Hz; the model needs"
                 f" {self._shortest}"
             )
@@ -158,11 +158,11 @@ class AudioReader(_Media):
         length = max(self._shortest, self._aligned(length))
         stride = self._aligned(length // 6 if stride is None else stride)
         if length <= 2 * stride:
-            raise _invalid("'chunk_length_s' must be more than two 'stride_length_s'")
+            raise invalid_input("'chunk_length_s' must be more than two 'stride_length_s'")
         starts = range(0, count, length - 2 * stride)
         cost = len(starts) * (length // self._ratio)
         if cost > MAX_REQUEST_TOKENS:
-            raise _invalid(
+            raise invalid_input(
                 f"the sound costs {cost} frames in windows of 'chunk_length_s'; one request may cost"
                 f" at most {MAX_REQUEST_TOKENS}: set a smaller 'stride_length_s', or a larger"
                 " 'chunk_length_s'"
@@ -185,7 +185,9 @@ class AudioReader(_Media):
                 rate = file.samplerate
                 _check_seconds(file.frames / rate)
                 if rate > MAX_RATE:
-                    raise _invalid(f"the sound has {rate} samples a second; at most {MAX_RATE}")
+                    raise invalid_input(
+                        f"the sound has {rate} samples a second; at most {MAX_RATE}"
+                    )
                 return self._mixed(file)
         else:
             rate = row.rate
@@ -271,13 +273,11 @@ def _require_file(model_dir: Path) -> None:
 
 def _check_seconds(seconds: float) -> None:
     if seconds > MAX_SECONDS:
-        raise _invalid(f"the sound is {seconds:.0f} seconds long; at most {MAX_SECONDS} are read")
+        raise invalid_input(
+            f"the sound is {seconds:.0f} seconds long; at most {MAX_SECONDS} are read"
+        )
 
 
 def _whole(arrays: dict[str, npt.NDArray[np.float32]], cost: int) -> Reading:
     window = Encoding([], [], [], [], [], [], arrays=arrays, cost=cost)
     return Reading([window], cost, 0)
-
-
-def _invalid(problem: str) -> PredictionError:
-    return PredictionError(f"Invalid input: {problem}.", ErrorKind.INVALID_INPUT)

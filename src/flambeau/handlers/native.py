@@ -22,7 +22,7 @@ from flambeau.handlers.native_answers import generated_answer, guarded, postproc
 from flambeau.handlers.native_context import HandlerContext
 from flambeau.handlers.native_continuations import Continuations
 from flambeau.handlers.native_explanations import ExplainedPart, Explanation
-from flambeau.handlers.native_generation import generation_settings, prompt_row
+from flambeau.handlers.native_generation import generation_settings, rows_of
 from flambeau.handlers.native_jobs import (
     Answer,
     Job,
@@ -42,9 +42,8 @@ from flambeau.handlers.native_request import (
     read_shape,
     with_form_hint,
 )
-from flambeau.handlers.token_events import Reply, wants_events
+from flambeau.handlers.token_events import PLAIN_TEXT, Reply, wants_events
 from flambeau.tasks.base import (
-    AnswerOptions,
     Continuation,
     ForwardTask,
     GenerationTask,
@@ -215,22 +214,17 @@ class TransformersHandler:
         if request.options.parameters.details:
             told: list[JsonValue] = [msgspec.structs.asdict(each) for each in request.usage()]
             value = {"outputs": value, "usage": told if request.inputs.many else told[0]}
-        index = request.index
-        for name, text in request.headers().items():
-            context.set_response_header(index, name, text)
-        content_type = "text/plain; charset=utf-8" if isinstance(value, str) else "application/json"
-        if self._model.task.compact:
-            # Lines and spaces would be most of it, and writing them most of the work.
-            context.set_response_content_type(index, "application/json")
-            return msgspec.json.encode(value)
-        context.set_response_content_type(index, content_type)
-        return value
+        request.set_headers(context)
+        # Of numbers, lines and spaces would be most of an answer, and writing them most of the work.
+        answer = msgspec.json.encode(value) if self._model.task.compact else value
+        content_type = PLAIN_TEXT if isinstance(answer, str) else "application/json"
+        context.set_response_content_type(request.index, content_type)
+        return answer
 
     @staticmethod
     def _streamed(request: Request, reply: Reply, context: HandlerContext) -> bytes:
         """The end of a streamed answer."""
-        for name, text in request.headers().items():
-            context.set_response_header(request.index, name, text)
+        request.set_headers(context)
         context.set_response_content_type(request.index, reply.content_type)
         if request.error is not None:
             return reply.failure(request.error)
@@ -252,8 +246,7 @@ class TransformersHandler:
             return with_form_hint(error) if is_form(row) else error
         except Exception as error:  # noqa: BLE001 - as in run_isolated
             return hidden_error(error, "The input could not be read")
-        options = AnswerOptions(shape, inputs.parameters, inputs.pipeline, inputs.many)
-        request = Request(index, inputs, options)
+        request = Request(index, inputs, inputs.options(shape))
         request.bulk = None if lane is None else lane == "bulk"
         if isinstance(self._model.task, GenerationTask):
             events = wants_events(context.get_request_header(index, "accept"))
@@ -289,7 +282,7 @@ class TransformersHandler:
             inputs = request.inputs
             try:
                 of_entries = [
-                    _rows(self._model, each, inputs.parameters) for each in inputs.entries
+                    rows_of(self._model, each, inputs.parameters) for each in inputs.entries
                 ]
             except PredictionError as error:
                 request.error = error
@@ -383,12 +376,6 @@ class TransformersHandler:
 
 def _cost_of(job: Job) -> int:
     return job.tokens
-
-
-def _rows(model: NativeModel, entry: Any, parameters: Any) -> Sequence[Row]:
-    if isinstance(model.task, ForwardTask):
-        return model.task.rows(entry, parameters)
-    return [prompt_row(model, model.generates, entry, parameters)]
 
 
 def _gpu_index(value: object) -> int | None:

@@ -52,11 +52,7 @@ class Explanation(Request):
     ) -> None:
         """`limit` is how many tokens a request may cost."""
         inputs = read.inputs
-        super().__init__(
-            index,
-            inputs,
-            AnswerOptions(shape, inputs.parameters, inputs.pipeline, inputs.many),
-        )
+        super().__init__(index, inputs, inputs.options(shape))
         self.bulk = True
         self.asked = read.asked
         self.model = model

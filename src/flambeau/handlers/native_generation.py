@@ -1,5 +1,6 @@
 """What the native handler asks a model to generate: prompts, settings, and whose fault a failure is."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from flambeau.engines.base import TokenSequence
@@ -9,7 +10,7 @@ from flambeau.handlers.failures import lacks_memory
 from flambeau.handlers.native_model import NativeModel
 from flambeau.handlers.streamed_text import Stop
 from flambeau.handlers.tokenizer import TextTokenizer
-from flambeau.tasks.base import SAMPLING, AnswerOptions, Chat, GenerationTask, TextInput
+from flambeau.tasks.base import SAMPLING, AnswerOptions, Chat, GenerationTask, Row, TextInput
 
 _LEGACY_SAMPLING = {"do_sample": True, "top_p": 0.95, "top_k": 60}
 """What TorchServe's Transformers example passes to `generate`."""
@@ -19,11 +20,11 @@ _UNSET_MAX_LENGTH = 20
 """Transformers' own default, which old configurations have without meaning it."""
 
 
-def prompt_row(model: NativeModel, task: GenerationTask, entry: Any, parameters: Any) -> TextInput:
-    """What is tokenised for an entry. Raises `PredictionError` for a chat without a template."""
+def rows_of(model: NativeModel, entry: Any, parameters: Any) -> Sequence[Row]:
+    """What is read for an entry. Raises `PredictionError` for a chat without a template."""
     if isinstance(entry, Chat):
-        return TextInput(model.chat.render(entry), special=False)
-    return task.prompt(entry, parameters)
+        return [TextInput(model.chat.render(entry), special=False)]
+    return model.task.rows(entry, parameters)
 
 
 def prompt_tokens(

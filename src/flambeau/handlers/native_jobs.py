@@ -5,7 +5,7 @@ and a row one window or several. Each window is a job: chosen and run like that 
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, Protocol, TypeVar, cast
 
 import msgspec
 
@@ -38,6 +38,13 @@ TRUNCATED_HEADER = "x-flambeau-truncated"
 
 PATIENCE = 3
 """So many micro-batches may overtake a job, because its text is longer; then its turn has come."""
+
+
+class ResponseHeaders(Protocol):
+    """What is needed here of TorchServe's context."""
+
+    def set_response_header(self, idx: int, key: str, value: str) -> None:
+        """Set a header of the answer to item `idx`."""
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -75,11 +82,12 @@ def with_wanted(task: BaseTask, reading: Reading) -> Reading:
     """A reading whose windows say which tokens' outputs the task needs."""
     if not isinstance(task, ForwardTask):
         return reading
+    wanted = [task.wanted(window) for window in reading.windows]
+    if all(each is None for each in wanted):  # most tasks, for which nothing is copied
+        return reading
     windows = [
-        window
-        if (wanted := task.wanted(window)) is None
-        else msgspec.structs.replace(window, wanted=wanted)
-        for window in reading.windows
+        msgspec.structs.replace(window, wanted=each)
+        for window, each in zip(reading.windows, wanted, strict=True)
     ]
     return msgspec.structs.replace(reading, windows=windows)
 
@@ -232,8 +240,8 @@ class Request:
         return Part(self, entry, rows, readings)
 
     def usage(self) -> list[Usage]:
-        """What each answered entry took."""
-        return [part.answer.usage for part in self.parts if part.answer is not None]
+        """What each entry took: what was read of it, and once it is answered what was generated."""
+        return [part.answer.usage if part.answer else part.usage() for part in self.parts]
 
     def assemble(self, task: BaseTask) -> JsonValue:
         """Its answer, from those of its entries."""
@@ -242,26 +250,27 @@ class Request:
 
     def headers(self) -> dict[str, str]:
         """What its answer's headers say of how it was made; of a stream that begins, what was read."""
-        usage = [each.answer.usage if each.answer else each.usage() for each in self.parts]
-        truncated = any(each.truncated for each in usage)
+        truncated = any(each.truncated for each in self.usage())
         return {
-            TOKENS_HEADER: str(sum(each.tokens for each in usage)),
+            TOKENS_HEADER: str(self.tokens()),
             TRUNCATED_HEADER: "true" if truncated else "false",
         }
 
+    def set_headers(self, context: ResponseHeaders) -> None:
+        """Give its answer the headers."""
+        for name, text in self.headers().items():
+            context.set_response_header(self.index, name, text)
+
     def tokens(self) -> int:
         """What was read and generated for it."""
-        return sum(
-            (part.answer.usage if part.answer is not None else part.usage()).tokens
-            for part in self.parts
-        )
+        return sum(each.tokens for each in self.usage())
 
     def tell(self, event: Event) -> None:
         """Send a part of a streamed answer."""
         assert self.reply is not None
         if part := self.reply.part(event):
-            self.reply.begun = True
             self.emit(part)
+            self.reply.begun = True
 
     def settle(self, job: Job, made: "Made") -> Part | None:
         """What the model made of a job; its entry if that is complete now.

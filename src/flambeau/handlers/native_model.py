@@ -192,11 +192,7 @@ def _load_reader(
 def _warm_up(model: NativeModel, labels: list[str] | None) -> None:
     """Run the task's example, so that a model that cannot run fails here and not in use."""
     inputs = model.task.parse(model.task.sample())
-    row = inputs.entries[0]
-    if isinstance(model.task, ForwardTask):
-        row = model.task.rows(row, inputs.parameters)[0]
-    elif isinstance(model.task, GenerationTask):
-        row = model.task.prompt(row, inputs.parameters)
+    row = model.task.rows(inputs.entries[0], inputs.parameters)[0]
     reading = model.reader.encode([row])[0]
     if isinstance(reading, PredictionError):
         # A max_length too small for the example may still suit the user's texts.

@@ -72,8 +72,8 @@ class NativeRun:
 
     def _send_part(self, request: Request, part: bytes) -> None:
         assert request.reply is not None
-        for name, text in request.headers().items():
-            self.context.set_response_header(request.index, name, text)
+        if not request.reply.begun:
+            request.set_headers(self.context)
         self.context.set_response_content_type(request.index, request.reply.content_type)
         self.answers.send_part(request.index, Body(part))
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from flambeau.errors import ErrorKind, LoadError, PredictionError
+from flambeau.errors import LoadError, PredictionError, invalid_input
 from flambeau.handlers.limits import MAX_REQUEST_TOKENS
 from flambeau.handlers.tokenizer_vocabulary import TokenizerSource, TokenizerVocabulary, joined
 from flambeau.tasks.base import (
@@ -146,8 +146,14 @@ class TextTokenizer:
 
     def characters(self, row: TextInput, rule: WindowRule) -> int:
         """How many characters are tokenised of a row."""
-        given = self._given(row, rule)
-        return len(given.text) + len(given.pair or "")
+        most = self._most_characters(rule)
+        return min(len(row.text), most) + min(len(row.pair or ""), most)
+
+    def _most_characters(self, rule: WindowRule) -> int:
+        """Of a text or its pair; no more can be needed, or are read."""
+        if rule.truncation != "cut":
+            return MAX_CHARS
+        return min(rule.max_length or self.max_length, self.max_length) * MAX_CHARS_PER_TOKEN
 
     def _given(self, row: TextInput, rule: WindowRule) -> "_Given":
         """A row as the library takes it, without the characters that cannot be needed.
@@ -155,7 +161,7 @@ class TextTokenizer:
         The library gives an empty pair its separators; Transformers takes it for none.
         """
         limit = min(rule.max_length or self.max_length, self.max_length)
-        most = limit * MAX_CHARS_PER_TOKEN if rule.truncation == "cut" else MAX_CHARS
+        most = self._most_characters(rule)
         text, pair = row.text, row.pair or None
         cuts_left = self._cuts_left if rule.side is None else rule.side == "left"
         cuts_left = cuts_left and rule.truncation != "window"  # nothing is cut off
@@ -180,7 +186,7 @@ class TextTokenizer:
         try:
             return self._read(given, self._encode(given))
         except Exception as error:  # noqa: BLE001 - as above; its text is not passed on
-            return _invalid(f"the text cannot be tokenised ({type(error).__name__})")
+            return invalid_input(f"the text cannot be tokenised ({type(error).__name__})")
 
     def _read(self, given: "_Given", full: "LibraryEncoding") -> Reading | PredictionError:
         """What of a row the model reads; `full` is all of it."""
@@ -219,12 +225,12 @@ class TextTokenizer:
         room = given.limit - special - repeated
         questions = self._pair_strategy == "only_second"
         if room < 1 and given.pair is None:
-            return _invalid(
+            return invalid_input(
                 f"'max_length' is {given.limit}, which {special} special tokens alone fill: set a"
                 " larger one"
             )
         if room < 1:
-            return _invalid(
+            return invalid_input(
                 f"the {_REPEATED[self._pair_strategy]} alone is longer than the"
                 f" {given.limit} tokens {'of a window' if questions else 'that the model reads'}:"
                 f" it has {repeated}, besides {special} special ones. Shorten it"
@@ -234,13 +240,13 @@ class TextTokenizer:
             stride = usual if usual < room else room // 2
         elif stride >= room and stride:
             name = "doc_stride" if questions else "stride"
-            return _invalid(
+            return invalid_input(
                 f"'{name}' is {stride}, but of a window's {given.limit} tokens only {room} are of"
                 f" the text: set a smaller one"
             )
         cost = (len(full) - special - repeated) // (room - stride) * given.limit
         if given.rule.truncation == "window" and cost > MAX_REQUEST_TOKENS:
-            return _invalid(
+            return invalid_input(
                 f"the text has {len(full)} tokens, which cost {cost} in windows of {given.limit}"
                 f" that share {stride}; one request may cost at most {MAX_REQUEST_TOKENS}. Send it"
                 " in parts"
@@ -352,15 +358,11 @@ def _swapped(parts: list[int | None]) -> list[int | None]:
 
 def _too_long(given: _Given, length: int) -> PredictionError:
     if given.clipped:
-        return _invalid(
+        return invalid_input(
             f"the text has more than {MAX_CHARS} characters, which is as much as one request reads."
             " Send it in parts"
         )
-    return _invalid(
+    return invalid_input(
         f"the text has {length} tokens and the model reads {given.limit}, and 'truncation' is"
         ' "refuse". Shorten it, or set truncation to "cut" or "window"'
     )
-
-
-def _invalid(problem: str) -> PredictionError:
-    return PredictionError(f"Invalid input: {problem}.", ErrorKind.INVALID_INPUT)

@@ -6,7 +6,7 @@ model tells a question from its context by token types, the traced one derives t
 """
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +14,16 @@ import torch
 from tokenizers import Tokenizer
 from typing_extensions import override
 
+from flambeau import tasks
+from flambeau.engines.base import per_token
 from flambeau.errors import LoadError
+from flambeau.tasks.base import ForwardTask
 from flambeau.types import TaskName
 
 TOLERANCE = 1e-5
 """How far a traced score may be from the model's own: absolute, plus relative to its size."""
 
 _TEXT = "A traced model must give the same answers as the model that it was made from. "
-_OUTPUTS: Mapping[TaskName, tuple[str, ...]] = {
-    "text-classification": ("logits",),
-    "token-classification": ("logits",),
-    "zero-shot-classification": ("logits",),
-    "question-answering": ("start_logits", "end_logits"),
-    "text-ranking": ("logits",),
-    "sentence-similarity": ("last_hidden_state",),
-    "feature-extraction": ("last_hidden_state",),
-    "embeddings": ("last_hidden_state",),
-    "text-generation": ("logits",),
-}
-_WHOLE = frozenset({"text-classification", "text-ranking"})
 
 
 class _Traceable(torch.nn.Module):
@@ -41,7 +32,8 @@ class _Traceable(torch.nn.Module):
     def __init__(self, model: Any, task: TaskName, separator: int | None) -> None:
         super().__init__()
         self.model = model
-        self._outputs = _OUTPUTS[task]
+        kind = tasks.load(task)
+        self._outputs = kind.outputs if issubclass(kind, ForwardTask) else ("logits",)
         self._separator = separator
         # A cache between calls cannot be traced.
         self._options = {"use_cache": False} if task == "text-generation" else {}
@@ -121,7 +113,7 @@ class Tracer:
                     error
                 )
             pairs = zip(found, self._module(*rows), strict=True)
-            real = slice(None) if self._task in _WHOLE else rows[1].bool()
+            real = rows[1].bool() if per_token(self._task) else slice(None)
             for scores, expected in ((one[real], other[real]) for one, other in pairs):
                 if not torch.allclose(scores, expected, rtol=TOLERANCE, atol=TOLERANCE):
                     gap = (scores - expected).abs().max().item()

@@ -59,10 +59,11 @@ class _Runner(msgspec.Struct):
 def tune(request: TuneRequest, parts: ModelParts, report: Report) -> Verdict:
     """Measure everything that is installed and in the archive; `report` hears of each step.
 
-    What would break the archive's golden outputs is not accepted. Raises `ConfigError` for texts that are none, and `LoadError` where nothing runs.
+    What would break the archive's golden outputs is not accepted. Raises `ConfigError` for texts
+    that are none, and `LoadError` where nothing runs.
     """
     task = parts.task
-    if not isinstance(task, ForwardTask):
+    if not isinstance(task, ForwardTask) or task.reads != "text":
         raise ConfigError(f"Only torch runs {task.name} models: there is nothing to tune.")
     sequences = _sequences(request, parts)
     runners = list(_load_all(request, parts, sequences, report))

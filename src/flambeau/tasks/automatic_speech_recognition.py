@@ -1,8 +1,7 @@
 """Speech recognition by models that give a letter for each frame of sound (CTC)."""
 
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -19,17 +18,14 @@ from flambeau.tasks.base import (
     AudioInput,
     BaseParameters,
     Entry,
-    ForwardTask,
+    FileTask,
     Head,
     InputKind,
-    Inputs,
-    NotAFileError,
     RowOutputs,
     RowValue,
     Truncation,
     WindowRule,
-    file_bytes,
-    is_json,
+    read_json_object,
 )
 from flambeau.types import JsonValue, TaskName
 
@@ -59,7 +55,7 @@ class _Letter(msgspec.Struct):
     end: int
 
 
-class Task(ForwardTask):
+class Task(FileTask):
     """Legacy answer: the text. Full answer: an object, with times where they are asked for.
 
     The letters are those of Transformers' Wav2Vec2CTCTokenizer: of the best token of each frame,
@@ -84,27 +80,14 @@ class Task(ForwardTask):
         self._vocabulary = _Vocabulary(head) if head.folder is not None else None
 
     @override
-    def parse(self, value: RowValue) -> Inputs:
-        if isinstance(value, bytearray | memoryview):
-            value = bytes(value)
-        if isinstance(value, bytes) and not is_json(value):
-            return Inputs([self.read_entry(value)], parameters=self.read_parameters(None))
-        return super().parse(value)
-
-    @override
     def read_entry(self, value: RowValue) -> Entry:
         if isinstance(value, dict):
             samples = value.get("raw", value.get("array"))
             if samples is not None:
                 return self._read_samples(samples, value.get("sampling_rate"))
-            files = (value.get(name) for name in ("audio", "data"))
-            value = next((file for file in files if file is not None), None)
-            if value is None:
+            if value.get("audio", value.get("data")) is None:
                 raise self.invalid("the object has neither 'audio' nor 'raw'")
-        try:
-            return AudioInput(file_bytes(value, "the sound"))
-        except NotAFileError as error:
-            raise self.invalid(str(error)) from None
+        return AudioInput(self.read_file(value, "the sound", ("audio", "data")))
 
     @override
     def window_rule(self, parameters: Any) -> WindowRule:
@@ -159,16 +142,13 @@ class _Vocabulary:
 
     def __init__(self, head: Head) -> None:
         folder = Path(str(head.folder))
-        config = _read(folder / "tokenizer_config.json")
-        tokens = _read(folder / "vocab.json")
-        language = config.get("target_lang")
+        config = read_json_object(folder / "tokenizer_config.json")
+        tokens = read_json_object(folder / "vocab.json")
         if tokens and all(isinstance(each, dict) for each in tokens.values()):
-            tokens = tokens.get(language, {}) if isinstance(language, str) else {}
-        self._tokens = {
-            index: token
-            for token, index in {**tokens, **_read(folder / "added_tokens.json")}.items()
-            if isinstance(index, int)
-        }
+            spoken = tokens.get(str(config.get("target_lang")))
+            tokens = spoken if isinstance(spoken, dict) else {}
+        tokens = tokens | read_json_object(folder / "added_tokens.json")
+        self._tokens = {index: token for token, index in tokens.items() if isinstance(index, int)}
         if not self._tokens:
             raise LoadError(
                 "The archive has no vocab.json with the letters of its model. Add it (--extra-files)."
@@ -177,7 +157,7 @@ class _Vocabulary:
         self._delimiter = _content(config.get("word_delimiter_token"), "|")
         self._space = _content(config.get("replace_word_delimiter_char"), " ")
         self._lower = config.get("do_lower_case") is True
-        rate = _read(folder / "preprocessor_config.json").get("sampling_rate")
+        rate = read_json_object(folder / "preprocessor_config.json").get("sampling_rate")
         self.rate = rate if isinstance(rate, int) and rate > 0 else 16_000
         strides = head.config.get("conv_stride")
         self.frame = math.prod(strides) if isinstance(strides, list) else 320
@@ -221,16 +201,6 @@ def _words(letters: Sequence[_Letter]) -> Iterator[_Letter]:
         word = [*group]
         if not is_space:
             yield _Letter("".join(each.text for each in word), word[0].start, word[-1].end)
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    try:
-        read = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise LoadError(f"{path.name} cannot be read: {error}.") from error
-    return read if isinstance(read, dict) else {}
 
 
 def _content(token: object, default: str) -> str:

@@ -22,6 +22,7 @@ from flambeau.tasks.base import (
     TextInput,
     Vocabulary,
     Window,
+    largest,
 )
 from flambeau.types import JsonValue, TaskName
 
@@ -72,6 +73,7 @@ class Task(ForwardTask):
     accepts: ClassVar[str] = (
         'a text with the model\'s mask token, {"text": "..."}, or a JSON list of texts'
     )
+    unwraps_one: ClassVar[bool] = True
     outputs: ClassVar[tuple[str, ...]] = ("logits",)
     Parameters: ClassVar[type[BaseParameters]] = MaskParameters
 
@@ -145,13 +147,6 @@ class Task(ForwardTask):
         ]
 
     @override
-    def assemble(self, answers: list[JsonValue], options: AnswerOptions) -> JsonValue:
-        """The pipeline takes a list of one for the one."""
-        return (
-            answers if options.many and not (options.pipeline and len(answers) == 1) else answers[0]
-        )
-
-    @override
     def postprocess(
         self, rows: Sequence[RowOutputs], entry: TextInput, options: AnswerOptions
     ) -> JsonValue:
@@ -216,7 +211,7 @@ class Task(ForwardTask):
             )
         if options.shape == "legacy":
             return self._vocabulary.decode([int(tokens[probabilities[tokens].argmax()])])
-        best = tokens[_best(probabilities[tokens], parameters.top_k)]
+        best = tokens[largest(probabilities[tokens], parameters.top_k)]
         return [
             {
                 "score": score,
@@ -236,12 +231,3 @@ class Task(ForwardTask):
 
 def _as_list(targets: str | list[str] | None) -> list[str] | None:
     return [targets] if isinstance(targets, str) else targets
-
-
-def _best(probabilities: Floats, count: int) -> npt.NDArray[np.intp]:
-    """Indices of the largest, the largest first, the first of equals first."""
-    if count < len(probabilities):
-        chosen = np.sort(np.argpartition(-probabilities, count)[:count])
-    else:
-        chosen = np.arange(len(probabilities))
-    return chosen[np.argsort(-probabilities[chosen], kind="stable")]

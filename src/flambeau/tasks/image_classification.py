@@ -4,23 +4,19 @@ from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
 import msgspec
-import numpy as np
 from typing_extensions import override
 
 from flambeau.tasks.base import (
     AnswerOptions,
     BaseParameters,
     Entry,
-    ForwardTask,
+    FileTask,
     ImageInput,
     InputKind,
-    Inputs,
-    NotAFileError,
     RowOutputs,
     RowValue,
     class_scores,
-    file_bytes,
-    is_json,
+    largest,
 )
 from flambeau.types import JsonValue, TaskName
 
@@ -32,7 +28,7 @@ class Parameters(BaseParameters, frozen=True, kw_only=True):
     function_to_apply: Literal["sigmoid", "softmax", "none", "default"] | None = None
 
 
-class Task(ForwardTask):
+class Task(FileTask):
     """Legacy answer: scores by label, as TorchServe's image_classifier gives. Full: a list."""
 
     name: ClassVar[TaskName] = "image-classification"
@@ -50,24 +46,8 @@ class Task(ForwardTask):
     Parameters: ClassVar[type[BaseParameters]] = Parameters
 
     @override
-    def parse(self, value: RowValue) -> Inputs:
-        if isinstance(value, bytearray | memoryview):
-            value = bytes(value)
-        if isinstance(value, bytes) and not is_json(value):
-            return Inputs([self.read_entry(value)], parameters=self.read_parameters(None))
-        return super().parse(value)
-
-    @override
     def read_entry(self, value: RowValue) -> Entry:
-        if isinstance(value, dict):
-            files = (value.get(name) for name in ("image", "data", "b64"))
-            value = next((file for file in files if file is not None), None)
-            if value is None:
-                raise self.invalid("the object has no 'image'")
-        try:
-            return ImageInput(file_bytes(value, "the picture"))
-        except NotAFileError as error:
-            raise self.invalid(str(error)) from None
+        return ImageInput(self.read_file(value, "the picture", ("image", "data", "b64")))
 
     @override
     def postprocess(
@@ -76,7 +56,7 @@ class Task(ForwardTask):
         logits = rows[0].windows[0].outputs["logits"]
         function = options.parameters.function_to_apply
         scores = class_scores(logits, self.head.problem_type, function)
-        best = np.argsort(-scores, kind="stable")[: options.parameters.top_k]
+        best: list[int] = largest(scores, options.parameters.top_k).tolist()
         if options.shape == "legacy":
-            return {self.label(int(index)): float(scores[index]) for index in best}
-        return [{"label": self.label(int(index)), "score": float(scores[index])} for index in best]
+            return {self.label(index): float(scores[index]) for index in best}
+        return self.named(scores, best)

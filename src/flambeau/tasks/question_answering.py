@@ -1,6 +1,6 @@
 """Extractive question answering: the spans of a context that answer a question."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import msgspec
@@ -22,6 +22,7 @@ from flambeau.tasks.base import (
     Window,
     WindowRule,
     json_type,
+    largest,
     text_tokens,
 )
 from flambeau.types import JsonValue, TaskName
@@ -91,6 +92,8 @@ class Task(ForwardTask):
         '{"question": "...", "context": "..."}, a JSON list of those, or one with lists in it'
     )
     outputs: ClassVar[tuple[str, ...]] = ("start_logits", "end_logits")
+    aliases: ClassVar[Mapping[str, str]] = {"topk": "top_k"}
+    unwraps_one: ClassVar[bool] = True
     truncation: ClassVar[PairTruncation] = "only_second"
     truncations: ClassVar[tuple[Truncation, ...]] = ("window", "cut", "refuse")
     Parameters: ClassVar[type[BaseParameters]] = QuestionParameters
@@ -128,14 +131,6 @@ class Task(ForwardTask):
         return TextInput(question, self.require_text(value["context"], "the context"))
 
     @override
-    def translate(self, given: dict[str, Any]) -> dict[str, Any]:
-        """`topk` is the pipeline's older name."""
-        if "topk" not in given:
-            return given
-        renamed = {name: value for name, value in given.items() if name != "topk"}
-        return {"top_k": given["topk"]} | renamed
-
-    @override
     def check(self, inputs: Inputs) -> None:
         parameters = inputs.parameters
         assert isinstance(parameters, QuestionParameters)
@@ -153,13 +148,6 @@ class Task(ForwardTask):
         if longest is None and truncation == "window":
             longest = PIPELINE_WINDOW_TOKENS
         return WindowRule(truncation, longest, parameters.doc_stride)
-
-    @override
-    def assemble(self, answers: list[JsonValue], options: AnswerOptions) -> JsonValue:
-        """The pipeline takes a list of one for the one."""
-        return (
-            answers if options.many and not (options.pipeline and len(answers) == 1) else answers[0]
-        )
 
     @override
     def postprocess(
@@ -295,12 +283,8 @@ def best_spans(
 
 def _largest(scores: Floats, count: int) -> Indices:
     """Indices of the `count` largest scores above 0, the largest first."""
-    if count < len(scores):
-        chosen = np.sort(np.argpartition(-scores, count)[:count])
-    else:
-        chosen = np.arange(len(scores))
-    chosen = chosen[scores[chosen] > 0]
-    return chosen[np.argsort(-scores[chosen], kind="stable")]
+    found = largest(scores, count)
+    return found[scores[found] > 0]
 
 
 def _context_tokens(encoding: Encoding) -> tuple[int, int]:

@@ -11,4 +11,3 @@ class Task(SequenceToSequenceTask):
 
     name: ClassVar[TaskName] = "text2text-generation"
     example: ClassVar[JsonValue] = "question: what carries the light? context: the torch carries it"
-    answer_name: ClassVar[str] = "generated_text"

@@ -5,7 +5,6 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 from typing_extensions import override
 
 from flambeau.tasks.base import (
@@ -17,6 +16,7 @@ from flambeau.tasks.base import (
     TextInput,
     WindowRule,
     class_scores,
+    largest,
     window_weights,
 )
 from flambeau.types import JsonValue, TaskName
@@ -100,14 +100,15 @@ class Task(ForwardTask):
         # float32, as the pipeline's: where that cannot tell two scores, the labels' order decides.
         found = scores.astype(np.float32)
         all_scores = self._all_scores(parameters)
+        best_first: list[int] = largest(found, len(found)).tolist()
         if parameters.top_k is not msgspec.UNSET:
-            return self._named(found, _best(found)[: parameters.top_k])
+            return self.named(found, best_first[: parameters.top_k])
         if options.pipeline and all_scores:
-            answer: JsonValue = self._named(found, range(len(found)))
+            answer: JsonValue = self.named(found, range(len(found)))
         elif not options.pipeline and all_scores is not False:
-            return self._named(found, _best(found))
+            return self.named(found, best_first)
         else:
-            best = self._named(found, [int(found.argmax())])
+            best = self.named(found, best_first[:1])
             answer = best[0] if options.pipeline else best
         # The pipeline puts what it makes of a string into a list, but not that of an object.
         bare = options.many or not options.pipeline or isinstance(entry, ObjectInput)
@@ -119,13 +120,3 @@ class Task(ForwardTask):
             return parameters.return_all_scores
         configured = self.head.config.get("return_all_scores")
         return configured if isinstance(configured, bool) else None
-
-    def _named(self, scores: npt.NDArray[np.float32], chosen: Sequence[int]) -> list[JsonValue]:
-        values = scores.tolist()
-        return [{"label": self.label(index), "score": values[index]} for index in chosen]
-
-
-def _best(scores: npt.NDArray[np.float32]) -> list[int]:
-    """All labels, the best first; equal ones in the order of the labels."""
-    order: list[int] = np.argsort(-scores, kind="stable").tolist()
-    return order

@@ -1,6 +1,5 @@
 """Text generation: a text goes on, or a conversation."""
 
-from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 from typing_extensions import override
@@ -9,7 +8,6 @@ from flambeau.tasks.base import (
     AnswerOptions,
     BaseParameters,
     Chat,
-    Continuation,
     Entry,
     GenerationParameters,
     GenerationTask,
@@ -63,32 +61,13 @@ class Task(GenerationTask):
         return super().require_text(value, what)
 
     @override
-    def postprocess(
-        self, continuations: Sequence[Continuation], entry: Any, options: AnswerOptions
-    ) -> JsonValue:
-        texts = [self._whole(entry, each.text, options) for each in continuations]
-        if options.shape == "legacy":
-            return texts[0]
-        if options.pipeline:
-            return [{"generated_text": text} for text in texts]
-        told: list[JsonValue] = [
-            {
-                "generated_text": text,
-                "prompt_tokens": each.prompt_tokens,
-                "generated_tokens": each.generated_tokens,
-                "finish_reason": each.finish_reason,
-            }
-            for text, each in zip(texts, continuations, strict=True)
-        ]
-        return told if len(told) > 1 else told[0]
-
-    @override
     def cleans(self, options: AnswerOptions) -> bool:
         """The pipelines do, unless they are told not to."""
         asked: bool | None = options.parameters.clean_up_tokenization_spaces
         return options.pipeline if asked is None else asked
 
-    def _whole(self, entry: Any, text: str, options: AnswerOptions) -> JsonValue:
+    @override
+    def whole(self, entry: Any, text: str, options: AnswerOptions) -> JsonValue:
         """A continuation with what came before it, unless the request does not want that."""
         if not options.parameters.return_full_text:
             return text

@@ -63,6 +63,7 @@ class Task(ForwardTask):
     )
     outputs: ClassVar[tuple[str, ...]] = ("logits",)
     Parameters: ClassVar[type[BaseParameters]] = Parameters
+    aliases: ClassVar[Mapping[str, str]] = {"return_documents": "return_text"}  # Cohere's name
     beside: ClassVar[frozenset[str]] = BESIDE_NAMES | {
         "raw_scores",
         "return_documents",
@@ -81,12 +82,7 @@ class Task(ForwardTask):
 
     @override
     def translate(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Also knows Cohere's name for `return_text`."""
-        given = translate_length(given)
-        documents = given.pop("return_documents", None)
-        if documents is not None:
-            given.setdefault("return_text", documents)
-        return given
+        return translate_length(given)
 
     @override
     def window_rule(self, parameters: Any) -> WindowRule:

@@ -23,7 +23,6 @@ from flambeau.tasks.base import (
     PairTruncation,
     RowOutputs,
     TextInput,
-    require_unicode,
     softmax,
     window_weights,
 )
@@ -121,8 +120,6 @@ class Task(ForwardTask):
         for index, label in enumerate(labels):
             if not label.strip():
                 raise self.invalid(f"label {index} of 'candidate_labels' is empty")
-            require_unicode(label)
-        require_unicode(parameters.hypothesis_template)
         if not _is_template(parameters.hypothesis_template):
             raise self.invalid(f"'hypothesis_template' must be {_TEMPLATE}")
 

@@ -1,7 +1,8 @@
 """What every task shares: its classes, records, and the reading of requests."""
 
 from flambeau.tasks.base.activations import activation
-from flambeau.tasks.base.binary import NotAFileError, file_bytes, is_json
+from flambeau.tasks.base.files import FileTask
+from flambeau.tasks.base.folder import read_json_object
 from flambeau.tasks.base.generation import (
     SAMPLING,
     Chat,
@@ -50,7 +51,7 @@ from flambeau.tasks.base.records import (
     WindowRule,
     read_safetensors,
 )
-from flambeau.tasks.base.scores import class_scores, sigmoid, softmax
+from flambeau.tasks.base.scores import class_scores, largest, sigmoid, softmax
 from flambeau.tasks.base.sentence_modules import unit
 from flambeau.tasks.base.sentences import SentenceParameters, SentenceTask
 from flambeau.tasks.base.sequence_to_sequence import SequenceToSequenceTask
@@ -80,6 +81,7 @@ __all__ = [
     "Continuation",
     "Encoding",
     "Entry",
+    "FileTask",
     "ForwardTask",
     "GenerationParameters",
     "GenerationTask",
@@ -88,7 +90,6 @@ __all__ = [
     "InputKind",
     "Inputs",
     "LengthParameters",
-    "NotAFileError",
     "PairTruncation",
     "PoolingMode",
     "Reading",
@@ -108,13 +109,13 @@ __all__ = [
     "activation",
     "class_scores",
     "decode_text",
-    "file_bytes",
     "infer_task",
-    "is_json",
     "join_windows",
     "json_type",
+    "largest",
     "length_rule",
     "parse_structured_text",
+    "read_json_object",
     "read_parameters",
     "read_safetensors",
     "require_unicode",

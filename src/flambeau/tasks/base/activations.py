@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flambeau.errors import LoadError
+from flambeau.tasks.base.scores import sigmoid
 
 Array = npt.NDArray[np.float32]
 Activation = Callable[[Array], Array]
@@ -32,8 +33,8 @@ def identity(values: Array) -> Array:
 
 
 def logistic(values: Array) -> Array:
-    """Sigmoid, without overflow, in the precision of the values."""
-    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * values)), dtype=values.dtype)
+    """Sigmoid, in the precision of the values."""
+    return sigmoid(values).astype(values.dtype)
 
 
 def _relu(values: Array) -> Array:

@@ -1,6 +1,5 @@
 """What tasks that generate text share: parameters, prompts, continuations."""
 
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -8,7 +7,7 @@ import msgspec
 from typing_extensions import override
 
 from flambeau.tasks.base.parameters import BaseParameters
-from flambeau.tasks.base.records import Entry, TextInput, Truncation
+from flambeau.tasks.base.records import Entry, Truncation
 from flambeau.tasks.base.task import AnswerOptions, BaseTask, Inputs
 from flambeau.types import JsonValue
 
@@ -142,6 +141,9 @@ class GenerationTask(BaseTask):
 
     truncations: ClassVar[tuple[Truncation, ...]] = ("cut", "refuse")
     Parameters: ClassVar[type[BaseParameters]] = GenerationParameters
+    aliases: ClassVar[Mapping[str, str]] = {"stop_sequence": "stop_strings"}
+    answer_name: ClassVar[str] = "generated_text"
+    """Under which key answers have the text."""
     encodes: ClassVar[bool] = False
     """Whether an encoder reads the prompt, so that it takes no room from what is generated."""
     sampling_asks: ClassVar[bool] = False
@@ -151,10 +153,7 @@ class GenerationTask(BaseTask):
 
     @override
     def translate(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Temperature 0 means greedy, as OpenAI's clients have it; the pipelines' `stop_sequence`."""
-        if "stop_sequence" in given and "stop_strings" not in given:
-            given = given | {"stop_strings": given["stop_sequence"]}
-        given = {name: value for name, value in given.items() if name != "stop_sequence"}
+        """Temperature 0 means greedy, as OpenAI's clients have it."""
         temperature = given.get("temperature")
         if isinstance(temperature, int | float) and temperature is not False and temperature == 0:
             return given | {"temperature": None, "do_sample": False}
@@ -183,12 +182,7 @@ class GenerationTask(BaseTask):
                     f"'{least}' must be at most '{most}', which is {high}, not {low}"
                 )
 
-    def prompt(self, entry: Any, parameters: Any) -> TextInput:  # noqa: ARG002 - for tasks that need it
-        """What is tokenised for an entry."""
-        assert isinstance(entry, TextInput)
-        return entry
-
-    def defaults(self, parameters: Any) -> dict[str, Any]:  # noqa: ARG002 - as above
+    def defaults(self, parameters: Any) -> dict[str, Any]:  # noqa: ARG002 - for tasks that need it
         """Settings that the model's configuration has for this task, by Transformers' names."""
         return {}
 
@@ -196,8 +190,26 @@ class GenerationTask(BaseTask):
         """Whether spaces before punctuation marks are taken out of the text."""
         return bool(options.parameters.clean_up_tokenization_spaces)
 
-    @abstractmethod
+    def whole(self, entry: Any, text: str, options: AnswerOptions) -> JsonValue:  # noqa: ARG002 - as above
+        """A continuation as answers have it."""
+        return text
+
     def postprocess(
         self, continuations: Sequence[Continuation], entry: Any, options: AnswerOptions
     ) -> JsonValue:
         """The answer for one entry, ready for JSON; at least one continuation."""
+        texts = [self.whole(entry, each.text, options) for each in continuations]
+        if options.shape == "legacy":
+            return texts[0]
+        if options.pipeline:
+            return [{self.answer_name: text} for text in texts]
+        told: list[JsonValue] = [
+            {
+                self.answer_name: text,
+                "prompt_tokens": each.prompt_tokens,
+                "generated_tokens": each.generated_tokens,
+                "finish_reason": each.finish_reason,
+            }
+            for text, each in zip(texts, continuations, strict=True)
+        ]
+        return told if len(told) > 1 else told[0]

@@ -21,8 +21,8 @@ def translate_length(given: dict[str, Any]) -> dict[str, Any]:
     truncate = given.get("truncate")
     if truncate is None or isinstance(truncate, bool):
         given.pop("truncate", None)
-        if truncate is not None and given.get("truncation") is None:
-            given["truncation"] = "cut" if truncate else "refuse"
+        if given.get("truncation") is None:
+            given["truncation"] = truncate
     direction = given.get("truncation_direction")
     if isinstance(direction, str):
         given["truncation_direction"] = direction.lower()

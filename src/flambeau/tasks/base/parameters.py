@@ -13,7 +13,7 @@ flambeau.tasks.base.parameters.WrongParameterError: 'top_k' must be a whole numb
 import json
 from collections.abc import Mapping
 from functools import cache
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import inspect
@@ -21,7 +21,7 @@ from msgspec import inspect
 from flambeau.tasks.base.parsing import json_type
 from flambeau.tasks.base.records import Truncation
 
-__all__ = ["Annotated", "BaseParameters", "WrongParameterError", "read_parameters"]
+__all__ = ["BaseParameters", "WrongParameterError", "read_parameters"]
 
 
 class BaseParameters(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,14 +55,13 @@ def read_parameters(kind: type[Parameters], given: Mapping[str, Any]) -> Paramet
     values = {
         name: value for name, value in given.items() if value is not None or fields[name].takes_null
     }
-    for name, value in values.items():
-        try:
-            msgspec.convert(value, fields[name].annotation)
-        except msgspec.ValidationError:
-            raise WrongParameterError(
-                f"'{name}' must be {fields[name].allowed}, not {shown(value)}"
-            ) from None
-    return msgspec.convert(values, kind)
+    try:
+        return msgspec.convert(values, kind)
+    except msgspec.ValidationError:
+        name = next(name for name, value in values.items() if not fields[name].takes(value))
+        raise WrongParameterError(
+            f"'{name}' must be {fields[name].allowed}, not {shown(values[name])}"
+        ) from None
 
 
 def shown(value: object) -> str:
@@ -77,6 +76,13 @@ class _Field(msgspec.Struct, frozen=True):
     annotation: Any
     allowed: str
     takes_null: bool
+
+    def takes(self, value: object) -> bool:
+        try:
+            msgspec.convert(value, self.annotation)
+        except msgspec.ValidationError:
+            return False
+        return True
 
 
 @cache

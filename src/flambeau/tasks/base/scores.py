@@ -34,3 +34,12 @@ def class_scores(
     if function == "none":
         return logits.astype(np.float64)
     return sigmoid(logits) if function == "sigmoid" else softmax(logits)
+
+
+def largest(scores: npt.NDArray[np.floating], count: int) -> npt.NDArray[np.intp]:
+    """Indices of the `count` largest, the largest first, the first of equals first."""
+    if count < len(scores):
+        chosen = np.sort(np.argpartition(-scores, count)[:count])
+    else:
+        chosen = np.arange(len(scores))
+    return chosen[np.argsort(-scores[chosen], kind="stable")]

@@ -4,7 +4,6 @@
 others are small and run here, in numpy.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -14,6 +13,7 @@ import numpy.typing as npt
 
 from flambeau.errors import LoadError
 from flambeau.tasks.base.activations import Activation, activation
+from flambeau.tasks.base.folder import read_json, read_json_object
 from flambeau.tasks.base.pooling import LIBRARY_MODES, PoolingMode
 from flambeau.tasks.base.records import Arrays, Head
 
@@ -67,7 +67,7 @@ def read_sentence_modules(head: Head) -> SentenceModules:
     pooling: tuple[PoolingMode, ...] | None = None
     include_prompt, layers, size = True, list[Layer](), width
     for kind, place in _listed(folder):
-        config = _read_object(place / "config.json")
+        config = read_json_object(place / "config.json")
         match kind:
             case "Pooling":
                 pooling, include_prompt = (
@@ -139,7 +139,7 @@ class LayerNorm(msgspec.Struct, frozen=True):
 
 def _listed(folder: Path) -> list[tuple[str, Path]]:
     """Each module's class name and folder, after the first, which must be the model itself."""
-    listed = _read_json(folder / _MODULES_FILE)
+    listed = read_json(folder / _MODULES_FILE)
     modules: list[tuple[str, Path]] = []
     for module in listed if isinstance(listed, list) else []:
         given = module if isinstance(module, dict) else {}
@@ -167,9 +167,9 @@ def _listed(folder: Path) -> list[tuple[str, Path]]:
 
 def _settings(folder: Path) -> SentenceModules:
     """What is set beside the modules: lengths, case, prompts."""
-    found = (_read_object(folder / name) for name in _TRANSFORMER_FILES)
+    found = (read_json_object(folder / name) for name in _TRANSFORMER_FILES)
     transformer = next((each for each in found if each), {})
-    model = _read_object(folder / _MODEL_FILE)
+    model = read_json_object(folder / _MODEL_FILE)
     prompts = model.get("prompts")
     prompts = prompts if isinstance(prompts, dict) else {}
     default = model.get("default_prompt_name")
@@ -256,19 +256,3 @@ def _width(config: Mapping[str, object]) -> int | None:
 
 def _count(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
-
-
-def _read_object(path: Path) -> dict[str, object]:
-    """The JSON object of a file, {} where there is no such file."""
-    value = _read_json(path) if path.is_file() else {}
-    if not isinstance(value, dict):
-        raise LoadError(f"{path.name} must hold a JSON object.")
-    return value
-
-
-def _read_json(path: Path) -> object:
-    try:
-        value: object = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise LoadError(f"{path.parent.name}/{path.name} cannot be read: {error}") from error
-    return value

@@ -5,20 +5,19 @@ from typing import Any, ClassVar
 
 from typing_extensions import override
 
-from flambeau.tasks.base.generation import Continuation, GenerationTask
+from flambeau.tasks.base.generation import GenerationTask
 from flambeau.tasks.base.records import TextInput
 from flambeau.tasks.base.task import AnswerOptions
 from flambeau.types import JsonValue
 
 
 class SequenceToSequenceTask(GenerationTask):
-    """A task that answers with a text of its own. `answer_name` is its key in an answer.
+    """A task that answers with a text of its own.
 
     The model's `task_specific_params` are followed as the Transformers pipelines follow them: a
     `prefix` before each text, and generation settings.
     """
 
-    answer_name: ClassVar[str]
     encodes: ClassVar[bool] = True
     pipeline_defaults: ClassVar[Mapping[str, Any]] = {"max_new_tokens": 256, "num_beams": 4}
     accepts: ClassVar[str] = (
@@ -31,32 +30,13 @@ class SequenceToSequenceTask(GenerationTask):
         return self.name
 
     @override
-    def prompt(self, entry: Any, parameters: Any) -> TextInput:
+    def rows(self, entry: Any, parameters: Any) -> Sequence[TextInput]:
         prefix = self._specific(parameters).get("prefix") or self.head.config.get("prefix")
-        return TextInput(f"{prefix}{entry.text}") if isinstance(prefix, str) else entry
+        return [TextInput(f"{prefix}{entry.text}") if isinstance(prefix, str) else entry]
 
     @override
     def defaults(self, parameters: Any) -> dict[str, Any]:
         return {k: v for k, v in self._specific(parameters).items() if k != "prefix"}
-
-    @override
-    def postprocess(
-        self, continuations: Sequence[Continuation], entry: Any, options: AnswerOptions
-    ) -> JsonValue:
-        if options.shape == "legacy":
-            return continuations[0].text
-        if options.pipeline:
-            return [{self.answer_name: each.text} for each in continuations]
-        told: list[JsonValue] = [
-            {
-                self.answer_name: each.text,
-                "prompt_tokens": each.prompt_tokens,
-                "generated_tokens": each.generated_tokens,
-                "finish_reason": each.finish_reason,
-            }
-            for each in continuations
-        ]
-        return told if len(told) > 1 else told[0]
 
     @override
     def assemble(self, answers: list[JsonValue], options: AnswerOptions) -> JsonValue:

@@ -18,10 +18,12 @@ The smallest task:
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
 from flambeau.errors import ErrorKind, PredictionError
 from flambeau.tasks.base.parameters import BaseParameters, WrongParameterError, read_parameters
@@ -77,6 +79,10 @@ class Inputs(msgspec.Struct, frozen=True):
     parameters: BaseParameters = BaseParameters()
     pipeline: bool = False
 
+    def options(self, shape: OutputShape) -> "AnswerOptions":
+        """How its answers are to look, in this shape."""
+        return AnswerOptions(shape, self.parameters, self.pipeline, self.many)
+
 
 class AnswerOptions(msgspec.Struct, frozen=True):
     """How an answer is to look. `parameters` are of the task's own class; the rest as `Inputs`."""
@@ -108,6 +114,10 @@ class BaseTask(ABC):
     """What a request may set under `parameters`."""
     beside: ClassVar[frozenset[str]] = frozenset()
     """Parameters that may stand beside the input, too, where other servers' clients put them."""
+    aliases: ClassVar[Mapping[str, str]] = {}
+    """Other names of parameters, such as older ones; the name itself goes before them."""
+    unwraps_one: ClassVar[bool] = False
+    """Whether the pipeline takes a list of one entry for the entry."""
     compact: ClassVar[bool] = False
     """Whether answers are mostly numbers: they are sent as JSON without spaces and lines."""
     max_length: int | None = None
@@ -163,11 +173,17 @@ class BaseTask(ABC):
         named = {str(name): value for name, value in given.items()}
         if not is_unicode(named):
             raise self.invalid("'parameters' has half of a surrogate pair; send a whole one")
-        known_as = named.get("truncation")
+        for alias, name in self.aliases.items():
+            if alias in named:
+                value = named.pop(alias)
+                named.setdefault(name, value)
+        translated = self.translate(named)
+        known_as = translated.get("truncation")
         if isinstance(known_as, str | bool):
-            named["truncation"] = _TOKENIZERS_TRUNCATION.get(known_as, known_as)
+            truncation = _TOKENIZERS_TRUNCATION.get(known_as, known_as)
+            translated = translated | {"truncation": truncation}
         try:
-            read = read_parameters(self.Parameters, self.translate(named))
+            read = read_parameters(self.Parameters, translated)
         except WrongParameterError as error:
             raise self.invalid(str(error)) from None
         if read.truncation not in (None, *self.truncations):
@@ -188,7 +204,13 @@ class BaseTask(ABC):
 
     def assemble(self, answers: list[JsonValue], options: AnswerOptions) -> JsonValue:
         """A request's answer from those of its entries."""
-        return answers if options.many else answers[0]
+        unwrapped = self.unwraps_one and options.pipeline and len(answers) == 1
+        return answers if options.many and not unwrapped else answers[0]
+
+    def rows(self, entry: Any, parameters: Any) -> Sequence[Row]:  # noqa: ARG002 - for tasks that need it
+        """What the model reads for one entry; at least one row."""
+        assert isinstance(entry, TextInput | ImageInput | AudioInput)
+        return [entry]
 
     def read_entry(self, value: RowValue) -> Entry:
         """Read one text, or an object with `text` (and `text_pair`). May raise as `parse`.
@@ -229,6 +251,11 @@ class BaseTask(ABC):
         """The name of class `index`; `LABEL_n`, as in Transformers, where it has none."""
         labels = self.head.labels
         return labels[index] if index < len(labels) else f"LABEL_{index}"
+
+    def named(self, scores: npt.NDArray[np.floating], chosen: Sequence[int]) -> list[JsonValue]:
+        """These labels with their scores."""
+        values = scores.tolist()
+        return [{"label": self.label(index), "score": values[index]} for index in chosen]
 
     def require_texts(self, value: RowValue, name: str) -> list[str]:
         """`value` as a list of texts, none empty, else `PredictionError` that calls it `name`."""
@@ -277,11 +304,6 @@ class ForwardTask(BaseTask):
 
     outputs: ClassVar[tuple[str, ...]]
     """The names of the arrays that the engine gives, in the order of the model's output."""
-
-    def rows(self, entry: Any, parameters: Any) -> Sequence[Row]:  # noqa: ARG002 - for tasks that need it
-        """What the model reads for one entry; at least one row."""
-        assert isinstance(entry, TextInput | ImageInput | AudioInput)
-        return [entry]
 
     def wanted(self, encoding: Encoding) -> list[int] | None:  # noqa: ARG002 - as above
         """The tokens whose outputs are needed, where the model gives some per token; None: all.
