@@ -15,7 +15,13 @@ import pytest
 import transformers
 from PIL import Image
 
-from flambeau.errors import ErrorKind, LoadError, PredictionError
+from flambeau.archive.graphs import Form
+from flambeau.errors import ConfigError, ErrorKind, LoadError, PredictionError
+from flambeau.handlers.export import export
+from flambeau.handlers.export_request import ExportRequest
+from flambeau.handlers.native_model import Device, load_parts
+from flambeau.handlers.tune_request import TuneRequest
+from flambeau.handlers.tuning import tune
 from flambeau.testing.media_models import IMAGE_LABELS, tiny_image_model, tiny_speech_model
 from flambeau.testing.native import ServedNative
 
@@ -240,3 +246,16 @@ def test_archives_without_a_preprocessor_are_refused(images: Path, tmp_path: Pat
         (tmp_path / name).write_bytes((images / name).read_bytes())
     with pytest.raises(LoadError, match=r"no preprocessor_config\.json.*--extra-files"):
         ServedNative(tmp_path)
+
+
+def test_what_is_for_texts_alone_says_so(images: Path, tmp_path: Path) -> None:
+    """A model of pictures has one engine: there is nothing to export it to, and nothing to tune."""
+    form = Form("onnx", "fp32")
+    request = ExportRequest(
+        folder=images, task="image-classification", forms=(form,), output=tmp_path
+    )
+    with pytest.raises(LoadError, match="image-classification cannot be exported"):
+        export(request)
+    parts = load_parts(images, {}, {}, device=Device())
+    with pytest.raises(ConfigError, match="image-classification models: there is nothing to tune"):
+        tune(TuneRequest(archive=images, model_dir=images, threads=1), parts, lambda _: None)

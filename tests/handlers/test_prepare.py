@@ -145,6 +145,16 @@ def test_torchscript_keeps_the_scores(
     assert "Tracing with 40 tokens, and comparing with other lengths and batch sizes" in lines
 
 
+@pytest.mark.parametrize("task", ["zero-shot-classification", "text-ranking", "embeddings"])
+def test_other_tasks_of_a_model_are_traced_as_it_is(
+    bert: Path, run: Prepare, task: TaskName
+) -> None:
+    """Whatever is asked of its outputs later, they are compared with the model's own."""
+    output, lines = run(bert, save_mode="torchscript", task=task, max_length=40)
+    assert (output / "traced_model.pt").is_file()
+    assert "Tracing with 40 tokens, and comparing with other lengths and batch sizes" in lines
+
+
 def test_a_traced_length_is_cut_to_what_the_model_reads(bert: Path, run: Prepare) -> None:
     """A max_length beyond the model's positions is said, and cut."""
     _, lines = run(bert, save_mode="torchscript", max_length=512)

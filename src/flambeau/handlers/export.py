@@ -57,7 +57,7 @@ def export(request: ExportRequest, report: Report = lambda _: None) -> list[Path
     for form in request.forms:
         _check_packages(form)
     task_class = tasks.load(request.task)
-    if not issubclass(task_class, ForwardTask):
+    if not issubclass(task_class, ForwardTask) or task_class.reads != "text":
         raise LoadError(f"Models for {request.task} cannot be exported. Use engine: torch.")
     from flambeau.handlers import exporting
     from flambeau.handlers.pretrained import load_pretrained, quiet_libraries
