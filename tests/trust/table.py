@@ -1,4 +1,4 @@
-"""The table of docs/trust.md: each promise, the suites that prove it, and their last figures."""
+"""The tables of docs/trust.md: the suites and their last figures, and the ledger of others' vulnerabilities."""
 
 import re
 from collections.abc import Iterable
@@ -6,12 +6,15 @@ from pathlib import Path
 
 import msgspec
 
+from tests.trust.ledger import LEDGER
+from tests.trust.promises import PROMISES
 from tests.trust.running import Line
 from tests.trust.suite import load_suite, suite_names
 
 PAGE = Path(__file__).parents[2] / "docs" / "trust.md"
 FIGURES = PAGE.with_name("trust.json")
-_BEGIN, _END = "<!-- figures: python -m tests.trust all --record -->\n", "<!-- end of figures -->"
+_FIGURES = ("<!-- figures: python -m tests.trust all --record -->\n", "<!-- end of figures -->")
+_LEDGER = ("<!-- ledger: tests/trust/ledger.py -->\n", "<!-- end of ledger -->")
 
 
 def record_figures(lines: Iterable[Line]) -> None:
@@ -20,9 +23,17 @@ def record_figures(lines: Iterable[Line]) -> None:
     known.update({(line.test, line.profile): line for line in lines})
     kept = sorted(known.values(), key=lambda line: (int(line.test[1:]), line.profile))
     FIGURES.write_bytes(msgspec.json.format(msgspec.json.encode(kept), indent=1) + b"\n")
+    PAGE.write_text(made_page())
+
+
+def made_page() -> str:
+    """The page as it has to be: its text, with both tables made anew."""
     page = PAGE.read_text()
-    pattern = re.compile(re.escape(_BEGIN) + ".*" + re.escape(_END), re.DOTALL)
-    PAGE.write_text(pattern.sub(lambda _: _BEGIN + "\n" + table() + "\n" + _END, page))
+    for (begin, end), text in ((_FIGURES, table()), (_LEDGER, ledger())):
+        pattern = re.compile(re.escape(begin) + ".*" + re.escape(end), re.DOTALL)
+        made = f"{begin}\n{text}\n{end}"
+        page = pattern.sub(lambda _, made=made: made, page)  # type: ignore[misc]
+    return page
 
 
 def recorded() -> dict[tuple[str, str], Line]:
@@ -34,16 +45,27 @@ def recorded() -> dict[tuple[str, str], Line]:
 
 
 def table() -> str:
-    """The table as Markdown."""
-    known = recorded()
-    rows = ["| test | proves | has to show | last figures (push) | when |", "|---|---|---|---|---|"]
-    for name in suite_names():
-        suite = load_suite(name)
-        line = known.get((name, "push"))
-        seen = ", ".join(f"{key} {value}" for key, value in line.figures.items()) if line else ""
-        when = f"{line.date}, {line.seconds:.0f} s{'' if line.ok else ', RED'}" if line else "never"
-        limits = ", ".join(str(limit) for limit in suite.limits if not limit.nightly)
-        rows.append(
-            f"| {name} {suite.title} | {' '.join(suite.promises)} | {limits} | {seen} | {when} |"
-        )
+    """Each promise and the suites that prove it, then each suite's last figures, as Markdown."""
+    suites = [load_suite(name) for name in suite_names()]
+    rows = ["| promise | | suites |", "|---|---|---|"]
+    for promise, text in PROMISES.items():
+        proofs = [suite.name for suite in suites if promise in suite.promises]
+        rows.append(f"| {promise} | {text} | {' '.join(proofs)} |")
+    rows += ["", "| suite | has to show | last figures | when |", "|---|---|---|---|"]
+    for (_, profile), line in recorded().items():
+        suite = load_suite(line.test)
+        nightly = profile == "nightly"
+        limits = ", ".join(str(each) for each in suite.limits if nightly or not each.nightly)
+        seen = ", ".join(f"{key} {value}" for key, value in line.figures.items())
+        told = f"{line.date}, {line.seconds:.0f} s{'' if line.ok else ', RED'}"
+        rows.append(f"| {suite.name} {suite.title} ({profile}) | {limits} | {seen} | {told} |")
+    return "\n".join(rows) + "\n"
+
+
+def ledger() -> str:
+    """The ledger as Markdown."""
+    rows = ["| whose | cause | records | shown by |", "|---|---|---|---|"]
+    rows += [
+        f"| {row.whose} | {row.cause} | {row.ids} | {' '.join(row.suites)} |" for row in LEDGER
+    ]
     return "\n".join(rows) + "\n"
