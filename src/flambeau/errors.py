@@ -6,12 +6,14 @@
     │   └── MissingFileError      a file that was named for packing is not there
     ├── HubError                  a model cannot be had from the hub
     ├── LoadError                 a worker could not load its model
+    ├── StorageError              the server's disk is full, read-only or broken, or descriptors ran out
     └── PredictionError           one item failed; may carry the status that a handler chose
 
 A message names the thing, the reason and the way out. Statuses belong to the protocols:
 `flambeau.protocols.status` holds the only table from `ErrorKind` to HTTP.
 """
 
+import errno
 from enum import StrEnum
 
 from typing_extensions import override
@@ -45,6 +47,7 @@ class ErrorKind(StrEnum):
     TIMEOUT = "timeout"
     HANDLER_FAILED = "handler_failed"
     OUT_OF_MEMORY = "out_of_memory"
+    STORAGE = "storage"
     LOAD_FAILED = "load_failed"
     CANCELLED = "cancelled"
     CONFIG = "config"
@@ -121,6 +124,33 @@ class PredictionError(FlambeauError):
     ) -> None:
         super().__init__(kind, message)
         self.status = status
+
+
+class StorageError(FlambeauError):
+    """The server's own disk or descriptors fail a change; what is served goes on being served."""
+
+    def __init__(self, what: str, error: OSError) -> None:
+        """`what` cannot be done, as in "m.mar cannot be unpacked into /cache"."""
+        reason = error.strerror or str(error)
+        super().__init__(
+            ErrorKind.STORAGE, f"{what}: {reason}. {_WAY_OUT.get(error.errno or 0, _ANY)}"
+        )
+
+
+STORAGE_ERRNOS = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE}
+)
+"""What the machine lacks, whatever was asked for: full, read-only or broken disks, descriptors."""
+
+_ANY = "Models that are served are not touched; try again when the cause is mended."
+_FULL = "Make room and try again; no restart is needed. Models that are served are not touched."
+_NO_FILES = "Try again with fewer open connections, or raise the limit (ulimit -n, LimitNOFILE)."
+_WAY_OUT = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.EMFILE: _NO_FILES,
+    errno.ENFILE: _NO_FILES,
+}
 
 
 def first_line(error: BaseException) -> str:

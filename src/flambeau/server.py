@@ -135,12 +135,14 @@ class Core:
         sampler = SystemSampler(
             self.config.number_of_gpu if self.config.number_of_gpu >= 0 else None
         )
+        told = False
         while not self.config.disable_system_metrics:
             try:
                 self.metrics.system(await asyncio.to_thread(sampler.sample))
             except Exception:
-                logger.exception("System metrics cannot be read; there are none from now on")
-                return
+                if not told:
+                    logger.exception("System metrics cannot be read; there are none until they can")
+                told = True
             await asyncio.sleep(self.config.metric_time_interval)
 
 

@@ -2,12 +2,15 @@
 
 import gzip
 import os
+import resource
+import signal
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from flambeau.telemetry.rolling import KEPT, RollingFile
+from flambeau.telemetry.writer import lost_lines
 
 
 def rolled(folder: Path) -> list[str]:
@@ -62,3 +65,39 @@ def test_a_full_disk_is_told_once_and_survived(
     file.write("lost too\n")
     file.close()
     assert capsys.readouterr().err.count("lines are lost: No space left on device") == 1
+
+
+def test_a_disk_that_fills_up_within_a_line_keeps_whole_lines(tmp_path: Path) -> None:
+    """Half a line is taken off again, the lost ones are counted, and with room all goes on."""
+    path = tmp_path / "ts_log.log"
+    lost = lost_lines["disk"]
+    file = RollingFile(path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(
+        resource.RLIMIT_FSIZE, (10, before[1])
+    )  # writes stop there, as on a full disk
+    try:
+        file.write("one\ntwo\nthree\nfour\n")
+        file.write("five\n")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert path.read_text() == "one\ntwo\n"
+    assert lost_lines["disk"] - lost == 3
+    file.write("six\n")
+    file.close()
+    assert path.read_text() == "one\ntwo\nsix\n"
+
+
+def test_what_could_not_be_compressed_is_compressed_with_the_next(tmp_path: Path) -> None:
+    """A full disk at the moment of rolling loses no file, and overwrites none."""
+    file = RollingFile(tmp_path / "ts_log.log", roll_bytes=5)
+    today = datetime.now(UTC).astimezone().date()
+    (tmp_path / f"ts_log.{today}.1.log").write_text("left\n")
+    for line in ("one\n", "two\n"):
+        file.write(line)
+    file.close()
+    assert rolled(tmp_path) == [f"ts_log.{today}.1.log.gz", f"ts_log.{today}.2.log.gz"]
+    found = [gzip.decompress((tmp_path / name).read_bytes()) for name in rolled(tmp_path)]
+    assert found == [b"left\n", b"one\n"]

@@ -24,7 +24,7 @@ import msgspec
 
 from flambeau.archive.addresses import file_name, is_public, parse_url, spells_out
 from flambeau.archive.entries import CHUNK_BYTES
-from flambeau.errors import ArchiveError, ErrorKind
+from flambeau.errors import STORAGE_ERRNOS, ArchiveError, ErrorKind, StorageError
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ async def fetch(
     `check` gets the file under a hidden name, and its name; it runs in a thread and raises
     `ArchiveError` for what is no archive. `in_use` says whether a model is served from a file; None:
     what came from this address before will do. Raises `ArchiveError` of the kinds MODEL_NOT_FOUND (may not be fetched), CONFLICT (the name is
-    taken), DOWNLOAD_FAILED and INVALID_ARCHIVE.
+    taken), DOWNLOAD_FAILED and INVALID_ARCHIVE, and `StorageError`.
     """
     parts = parse_url(url, rules.allowed)
     target = store / file_name(url)
@@ -91,6 +91,8 @@ async def fetch(
     except TimeoutError:
         failure = f"it took longer than {rules.seconds:g} s (download_timeout)"
     except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError, _FetchError) as error:
+        if isinstance(error, OSError) and error.errno in STORAGE_ERRNOS:
+            raise StorageError(f"{target.name} cannot be kept in the model store", error) from error
         failure = str(error) or type(error).__name__
     else:
         return target

@@ -16,7 +16,7 @@ from flambeau.archive.entries import Limits
 from flambeau.archive.manifest import MANIFEST_PATH, Manifest, ManifestError, read_manifest
 from flambeau.archive.names import shown
 from flambeau.archive.unpack import UnpackedFile, extract, open_archive
-from flambeau.errors import ArchiveError, ErrorKind
+from flambeau.errors import ArchiveError, ErrorKind, StorageError
 
 logger = logging.getLogger(__name__)
 
@@ -118,10 +118,8 @@ class ModelStore:
                 _check_unchanged(path, before)
                 raise _named(error, name) from error
             except OSError as error:
-                raise ArchiveError(
-                    f"{name} cannot be unpacked into {self._cache.folder}:"
-                    f" {error.strerror or error}",
-                    ErrorKind.INTERNAL,
+                raise StorageError(
+                    f"{name} cannot be unpacked into {self._cache.folder}", error
                 ) from error
         return opened
 

@@ -23,7 +23,7 @@ from flambeau.archive.names import shown
 from flambeau.archive.staging import staged_folder
 from flambeau.archive.tar_reader import read_tar_gz
 from flambeau.archive.zip_reader import read_zip
-from flambeau.errors import ArchiveError, ErrorKind
+from flambeau.errors import STORAGE_ERRNOS, ArchiveError, ErrorKind, StorageError
 
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -53,23 +53,22 @@ def unpack(archive: Path, target: Path, limits: Limits | None = None) -> tuple[U
         except ArchiveError as error:
             raise ArchiveError(f"{archive.name}: {error.message}", error.kind) from error
         except OSError as error:
-            raise ArchiveError(
-                f"{archive.name} cannot be unpacked into {target}: {error.strerror or error}",
-                ErrorKind.INTERNAL,
-            ) from error
+            raise StorageError(f"{archive.name} cannot be unpacked into {target}", error) from error
 
 
 @contextmanager
 def open_archive(archive: Path) -> Iterator[BufferedReader]:
     """Open an archive file for reading; it must be a regular file.
 
-    Raises `ArchiveError` of kind `MODEL_NOT_FOUND` if there is none.
+    Raises `ArchiveError` of kind `MODEL_NOT_FOUND` if there is none, and `StorageError`.
     """
     try:
         if not archive.is_file():  # before open(), which would wait for a FIFO's other end
             raise ArchiveError(f"Model not found at: {archive}", ErrorKind.MODEL_NOT_FOUND)
         file = archive.open("rb")
     except OSError as error:
+        if error.errno in STORAGE_ERRNOS:
+            raise StorageError(f"{archive} cannot be read", error) from error
         raise ArchiveError(f"{archive} cannot be read: {error.strerror or error}") from error
     with file:
         yield file

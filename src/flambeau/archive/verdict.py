@@ -13,6 +13,7 @@ import msgspec
 
 from flambeau import __version__
 from flambeau.archive.golden import GOLDEN_PATH
+from flambeau.archive.staging import staged_file
 from flambeau.errors import ConfigError
 from flambeau.types import Precision
 
@@ -74,7 +75,8 @@ def write_verdict(archive: Path, verdict: Verdict) -> Path:
     """Keep a verdict; returns its file. Raises `ConfigError` where that cannot be written."""
     file = verdict_file(archive)
     try:
-        file.write_bytes(msgspec.json.format(msgspec.json.encode(verdict)) + b"\n")
+        with staged_file(file) as written:
+            written.write(msgspec.json.format(msgspec.json.encode(verdict)) + b"\n")
     except OSError as error:
         raise ConfigError(f"{file} cannot be written: {error.strerror or error}") from error
     return file

@@ -69,6 +69,8 @@ def http_error(kind: ErrorKind) -> HttpError:  # noqa: C901, PLR0911, PLR0912  #
             return HttpError(504, "InternalServerException", torchserve=500)
         case ErrorKind.OUT_OF_MEMORY:
             return HttpError(507, "InternalServerException")
+        case ErrorKind.STORAGE:
+            return HttpError(507, "InsufficientStorageException", torchserve=500)
         case (
             ErrorKind.WORKER_DIED
             | ErrorKind.RESPONSE_TOO_LARGE

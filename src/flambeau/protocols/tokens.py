@@ -10,7 +10,7 @@ from urllib.parse import parse_qs
 
 from starlette.types import Receive, Scope, Send
 
-from flambeau.errors import ErrorKind, FlambeauError
+from flambeau.errors import ErrorKind, FlambeauError, StorageError
 from flambeau.protocols.http import Endpoint, respond
 from flambeau.protocols.openapi import Operation
 from flambeau.serving.tokens import Tokens, TokenScope
@@ -46,8 +46,7 @@ class TokenApi:
                 await asyncio.to_thread(self._tokens.renew, _RENEWABLE[named])
                 await self._renewed()
         except OSError as error:
-            raise FlambeauError(
-                ErrorKind.INTERNAL,
-                f"The key file cannot be written: {error.strerror or error}. The old key stays.",
+            raise StorageError(
+                "The key file cannot be written, the old key stays", error
             ) from error
         await respond(send, 200, b"\n", "application/json")

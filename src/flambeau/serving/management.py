@@ -6,6 +6,7 @@ longer once it has left.
 """
 
 import asyncio
+import contextlib
 import logging
 from pathlib import Path
 
@@ -22,6 +23,9 @@ from flambeau.serving.snapshots import Kind, SavedModel, SavedState, Snapshots
 from flambeau.types import ModelKey
 
 logger = logging.getLogger(__name__)
+
+_SAVE_AGAIN_SECONDS = 5.0
+"""After a snapshot that could not be written: a change is not to wait for the next one."""
 
 
 class Management:
@@ -44,8 +48,11 @@ class Management:
         self._models: asyncio.TaskGroup | None = None
         self._alive: set[ServedModel] = set()  # those that are being closed included
         self._changing = asyncio.Lock()
+        self._host = host
         self._started = False
         self._closing = False
+        self._saving_again = False
+        self._stopped = asyncio.Event()
 
     def run_models_in(self, group: asyncio.TaskGroup) -> None:
         """Let `group` own the models' tasks; comes before the first registration."""
@@ -97,8 +104,21 @@ class Management:
         Not before all models of the start are there, and not when they are being closed: what is
         written is what the next start restores.
         """
-        if self._snapshots is not None and self._started and not self._closing:
-            await self._snapshots.save(kind, self._state)
+        if self._snapshots is None or not self._started or self._closing:
+            return
+        if await self._snapshots.save(kind, self._state):
+            return
+        self._host.metrics.server.snapshot_failed(1)
+        if self._models is not None and not self._saving_again:
+            self._saving_again = True
+            self._models.create_task(self._save_again())
+
+    async def _save_again(self) -> None:
+        """Write down what a full disk has kept from being written, as soon as there is room."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stopped.wait(), _SAVE_AGAIN_SECONDS)
+        self._saving_again = False
+        await self.save_snapshot("snapshot")
 
     async def started(self) -> None:
         """Say that the models of the start are registered; writes the first snapshot."""
@@ -161,6 +181,7 @@ class Management:
         """Answer what was accepted by every model, then end all workers; no model comes after it."""
         async with self._changing:
             self._closing = True
+            self._stopped.set()
         await asyncio.gather(*(self._close(model, seconds) for model in self.registry))
 
     def kill(self) -> None:

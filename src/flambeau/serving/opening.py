@@ -16,7 +16,7 @@ from flambeau.archive.names import check_name, default_model_name
 from flambeau.archive.store import ModelStore, OpenedArchive
 from flambeau.archive.verdict import Candidate
 from flambeau.config import ServerConfig
-from flambeau.errors import ArchiveError, ErrorKind, FlambeauError
+from flambeau.errors import ArchiveError, ErrorKind, FlambeauError, StorageError
 from flambeau.handlers.measured import measured_choice, needs_torch
 from flambeau.ipc.messages import Load
 from flambeau.serving.host import Host
@@ -56,8 +56,17 @@ class Opener:
         """Find the archive, read it and settle the options; nothing is registered or started yet.
 
         `saved` is what a snapshot says of the model; `in_use` says whether a model is served from
-        a file of the store. The caller must `release` the model when its workers are gone.
+        a file of the store. The caller must `release` the model when its workers are gone. Raises
+        `FlambeauError`: `StorageError` where the machine, and not the archive, is what fails.
         """
+        try:
+            return await self._open(registration, saved, in_use)
+        except OSError as error:
+            raise StorageError(f"{registration.url} cannot be opened", error) from error
+
+    async def _open(
+        self, registration: Registration, saved: SavedModel | None, in_use: Callable[[Path], bool]
+    ) -> ServedModel:
         runtime = _runtime(registration.runtime)
         path = await self._locate(registration, saved, in_use)
         archive = await asyncio.to_thread(self._store.open, path)

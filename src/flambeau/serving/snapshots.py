@@ -108,8 +108,11 @@ class Snapshots:
         self._saving = asyncio.Lock()
         self._complaint = ""
 
-    async def save(self, kind: Kind, state: Callable[[], SavedState]) -> None:
-        """Write one; returns when it is on the disk. A failure only warns: models are served on."""
+    async def save(self, kind: Kind, state: Callable[[], SavedState]) -> bool:
+        """Write one; returns when it is on the disk, or whether it is not: that only warns.
+
+        Models are served on; whoever gets False tries again later.
+        """
         async with self._saving:
             try:
                 await asyncio.to_thread(self._write, kind, state())
@@ -118,8 +121,11 @@ class Snapshots:
                 if complaint != self._complaint:
                     logger.error("Error while saving a snapshot: %s", complaint)  # noqa: TRY400  # no traceback for a full disk
                 self._complaint = complaint
-            else:
-                self._complaint = ""
+                return False
+            if self._complaint:
+                logger.info("Snapshots can be written again")
+            self._complaint = ""
+            return True
 
     def _write(self, kind: Kind, state: SavedState) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)

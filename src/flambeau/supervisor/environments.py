@@ -7,6 +7,7 @@ has another version is installed; what is installed in it comes first.
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import hashlib
 import logging
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from flambeau import __version__
-from flambeau.errors import ErrorKind, FlambeauError
+from flambeau.errors import STORAGE_ERRNOS, ErrorKind, FlambeauError, StorageError
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class Environments:
     async def python(self, model: str, requirements: Path | None) -> str:
         """Return the interpreter of the environment for a requirements file, or an empty one.
 
-        Raises `FlambeauError` with TorchServe's text and pip's reason.
+        Raises `FlambeauError` with TorchServe's text and pip's reason, and `StorageError`.
         """
         folder = self._cache / await asyncio.to_thread(_digest, requirements)
         try:
@@ -66,6 +67,8 @@ class Environments:
             text = f"not finished within {self._seconds:g} s (install_py_dep_timeout)"
             raise _failed(_INSTALLATION, model, text) from None
         except (OSError, subprocess.SubprocessError) as error:
+            if isinstance(error, OSError) and error.errno in STORAGE_ERRNOS:
+                raise StorageError(f"{_CREATION} failed for model {model}", error) from error
             raise _failed(_CREATION, model, str(error)) from error
         return str(folder / "bin" / "python")
 
@@ -89,6 +92,8 @@ class Environments:
             for line in output.splitlines():
                 logger.info("pip, model %s: %s", model, line)
             if status:
+                if str(_DISK_FULL.strerror) in output:
+                    raise StorageError(f"{_INSTALLATION} failed for model {model}", _DISK_FULL)
                 stopped = _STOPPING if self._closed.is_set() else ""
                 raise _failed(_INSTALLATION, model, stopped or _reason(output))
         (folder / _MADE).touch()
@@ -131,6 +136,7 @@ class Environments:
         return process.returncode or 0, output.decode(errors="replace")
 
 
+_DISK_FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 _STOPPING = "the server is stopping"
 _CREATION = "Virtual environment creation"
 _INSTALLATION = "Custom pip package installation"

@@ -16,6 +16,7 @@ from flambeau.telemetry.metric_lines import MODEL_METRICS, TS_METRICS, MetricLin
 from flambeau.telemetry.metrics_config import MetricsConfig
 from flambeau.telemetry.model_metrics import ModelMetrics
 from flambeau.telemetry.own_metrics import OwnMetrics
+from flambeau.telemetry.server_metrics import ServerMetrics
 from flambeau.types import MetricSample, MetricSpec, ModelKey, Phases
 
 logger = logging.getLogger(__name__)
@@ -59,11 +60,12 @@ class Metrics:
         self._host = socket.gethostname()
         self._lines = None if mode == "prometheus" else MetricLines(TS_METRICS, self._host)
         self._own = OwnMetrics()
+        self.server = ServerMetrics()
         self._specs = {name: spec for name, spec in config.ts.items() if _usable(spec)}
         self._families = {name: Family(spec) for name, spec in self._specs.items()}
         reserved = [
             name
-            for family in (*self._families.values(), *self._own.families())
+            for family in (*self._families.values(), *self._own.families(), *self.server.families())
             for name in sample_names(family.spec)
         ]
         model_lines = None if mode == "prometheus" else MetricLines(MODEL_METRICS, self._host)
@@ -166,6 +168,7 @@ class Metrics:
         yield from self._families.values()
         yield from self._model.families()
         yield from self._own.families()
+        yield from self.server.families()
 
     def _update(self, name: str, labels: Labels, value: float) -> None:
         """Take a value of one of TorchServe's metrics, if it is to be produced."""

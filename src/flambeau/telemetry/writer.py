@@ -25,6 +25,11 @@ _LINGER_SECONDS = 0.02
 """Between two writes: lines that come meanwhile wake no thread and go out together."""
 
 
+lost_lines = {"slow": 0, "disk": 0}
+"""Lines that this process lost since it began: dropped because whatever takes them was too slow, or
+refused by a full or broken disk. Threads that meet may leave a few uncounted."""
+
+
 class Sink(Protocol):
     """Where lines end up. Called by the writing thread only."""
 
@@ -70,6 +75,7 @@ class LineWriter:
         lines = self._waiting[sink]
         if len(lines) >= self._limit:
             self._dropped += 1  # a few may go uncounted when threads meet here
+            lost_lines["slow"] += 1
             return
         lines.append(line)
         if not self._awake:
@@ -133,15 +139,18 @@ class StreamSink:
 
         The interpreter takes that lock when it ends, and aborts where it cannot have it.
         """
-        with contextlib.suppress(OSError, ValueError):  # closed: nobody is left to be told
-            try:
-                descriptor = self._stream.fileno()
-            except (OSError, AttributeError):  # no real stream, as under a test's capture
+        try:
+            descriptor = self._stream.fileno()
+        except (OSError, ValueError, AttributeError):  # no real stream, as under a test's capture
+            with contextlib.suppress(OSError, ValueError):
                 self._stream.write(text)
-                return
-            data = text.encode(self._stream.encoding or "utf-8", "backslashreplace")
+            return
+        data = text.encode(self._stream.encoding or "utf-8", "backslashreplace")
+        try:
             while data:
                 data = data[os.write(descriptor, data) :]
+        except OSError:  # closed, or a file on a full disk: nobody is left to be told
+            lost_lines["disk"] += data.count(b"\n")
 
     def close(self) -> None:
         """The stream is not ours."""
