@@ -10,8 +10,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from flambeau.testing.echo import describe, predict, register, write_model
+from flambeau.testing.echo import describe, predict, register, scale, write_model
 from flambeau.testing.server import RunningServer, running_server
+from flambeau.testing.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -61,3 +62,27 @@ def test_an_archive_that_takes_long_holds_no_other_change_up(
             assert not slow.done()
         assert slow.result().status_code == 200
     assert predict(server, "waits").status_code == 200
+
+
+def test_who_waits_for_a_model_that_is_unregistered_is_told_so(
+    server: RunningServer, tmp_path: Path
+) -> None:
+    """409: it was there, and a request has taken it out. The change of another is no error of ours."""
+    gate = tmp_path / "gate"
+    source = f"""
+import os, time
+while not os.path.exists({str(gate)!r}):
+    time.sleep(0.005)
+def handle(data, context):
+    return ["" for _ in data or []]
+"""
+    write_model(Path(str(server.server.config.model_store)), "loads-long", source)
+    assert register(server, "loads-long", initial_workers=0).status_code == 200
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(scale, server, "loads-long", 1)
+        wait_until(lambda: describe(server, "loads-long")["minWorkers"] == 1)
+        assert httpx.delete(f"{server.management}/models/loads-long").status_code == 200
+        told = waiting.result(30)
+        gate.touch()
+    assert told.status_code == 409
+    assert "it was taken out of service while it was loading" in told.json()["message"]

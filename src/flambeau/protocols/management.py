@@ -144,10 +144,9 @@ class ManagementApi:
         minimum = max(integer(parameters, "min_worker", 1), 0)
         maximum = integer(parameters, "max_worker", minimum)
         synchronous = switch(parameters, "synchronous", default=False)
-        model = await self._management.scale(name, version, minimum, maximum, wait=synchronous)
+        count = await self._management.scale(name, version, minimum, maximum, wait=synchronous)
         if not synchronous:
             return 202, {"status": "Processing worker updates..."}
-        count = len(model.pool.active())
         text = f"Workers scaled to {count} for model: {name}"
         return 200, {"status": text + (f", version: {version}" if version else "")}
 

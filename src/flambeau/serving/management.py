@@ -1,7 +1,7 @@
 """The control plane: register, scale, describe, set default, unregister.
 
-Changes of the registry are made by one coroutine at a time; archives are opened before, so that a
-huge one holds no other change up. Requests see a model only once it is in the registry, and no
+Changes are made by one coroutine at a time, in an instant (promises.md R17): archives are opened before
+and workers awaited after it, so that a huge model holds no other change up. Requests see a model only once it is in the registry, and no
 longer once it has left.
 """
 
@@ -127,20 +127,22 @@ class Management:
 
     async def scale(
         self, name: str, version: str, minimum: int, maximum: int, *, wait: bool
-    ) -> ServedModel:
-        """Change the number of workers; with `wait`, returns when it is reached."""
-        model = self.registry.get(name, version)
-        if maximum < minimum:
-            raise FlambeauError(
-                ErrorKind.INVALID_INPUT, "max_worker cannot be less than min_worker."
-            )
-        check_workers(minimum)
-        model.scale(minimum, maximum)
+    ) -> int:
+        """Change the number of workers, which is returned; with `wait`, when it is reached."""
+        async with self._changing:
+            model = self.registry.get(name, version)
+            if maximum < minimum:
+                raise FlambeauError(
+                    ErrorKind.INVALID_INPUT, "max_worker cannot be less than min_worker."
+                )
+            check_workers(minimum)
+            model.scale(minimum, maximum)
+            count = len(model.pool.active())  # others may scale it while this call waits
         await self.save_snapshot("snapshot")
         if wait:
             await self._wait_ready(model, minimum)
             await model.pool.wait_gone()
-        return model
+        return count
 
     async def unregister(self, name: str, version: str) -> ServedModel:
         """Take a model out: accepted requests are answered first, then its workers end.
@@ -162,7 +164,8 @@ class Management:
 
     async def set_default(self, name: str, version: str) -> None:
         """Send requests that name no version to `version`."""
-        self.registry.set_default(name, version)
+        async with self._changing:
+            self.registry.set_default(name, version)
         await self.save_snapshot("snapshot")
 
     async def load_startup_models(self, items: tuple[str, ...]) -> None:
@@ -251,14 +254,22 @@ class Management:
         return True
 
     async def _add(self, model: ServedModel) -> None:
-        """Register and start a model that was opened; the caller holds the lock."""
+        """Start a model that was opened, and register it; the caller holds the lock.
+
+        Nobody sees it before its workers are asked for, and none but its own start can scale it.
+        """
         assert self._models is not None, "run_models_in comes first"
         self._check_open()
-        self.registry.add(model)
+        self.registry.check_new(model.key)
         self._alive.add(model)
         self._models.create_task(model.run()).add_done_callback(lambda _: self._ended(model))
-        await asyncio.sleep(0)  # lets `run` begin: scaling needs its task group
+        try:
+            await asyncio.sleep(0)  # lets `run` begin: scaling needs its task group
+        except BaseException:
+            model.pool.close()
+            raise
         model.scale(model.options.min_workers, model.options.max_workers)
+        self.registry.add(model)
 
     def _ended(self, model: ServedModel) -> None:
         """A model's workers are gone: its files may go, too."""

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from flambeau.errors import ErrorKind, FlambeauError
 from flambeau.serving.served_model import ServedModel
+from flambeau.types import ModelKey
 
 
 class Registry:
@@ -39,16 +40,19 @@ class Registry:
         self.get(name)
         return list(self._versions[name].values())
 
-    def add(self, model: ServedModel) -> None:
-        """Add a model. Raises `FlambeauError` (CONFLICT) when that version exists."""
-        name, version = model.key.name, model.key.version
-        versions = self._versions.setdefault(name, {})
-        if version in versions:
+    def check_new(self, key: ModelKey) -> None:
+        """Raise `FlambeauError` (CONFLICT) when that version exists."""
+        if key.version in self._versions.get(key.name, {}):
             raise FlambeauError(
                 ErrorKind.CONFLICT,
-                f"Model version {version} is already registered for model {name}",
+                f"Model version {key.version} is already registered for model {key.name}",
             )
-        versions[version] = model
+
+    def add(self, model: ServedModel) -> None:
+        """Add a model. Raises `FlambeauError` (CONFLICT) when that version exists."""
+        self.check_new(model.key)
+        name, version = model.key.name, model.key.version
+        self._versions.setdefault(name, {})[version] = model
         self._default.setdefault(name, version)
 
     def remove(self, model: ServedModel) -> None:

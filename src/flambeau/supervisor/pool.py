@@ -151,7 +151,7 @@ class Pool:
                 raise failed
             await self.next_change()
         if self._closed.is_set():
-            raise LoadError("it was taken out of service while it was loading")
+            raise LoadError("it was taken out of service while it was loading", ErrorKind.CONFLICT)
 
     async def wait_gone(self) -> None:
         """Wait until every retired worker's process is gone, with the last the template's."""
