@@ -42,6 +42,7 @@ class ErrorKind(StrEnum):
     NO_WORKER = "no_worker"
     OVERLOADED = "overloaded"
     WORKER_DIED = "worker_died"
+    SEQUENCE_LOST = "sequence_lost"
     POISONOUS_INPUT = "poisonous_input"
     RESPONSE_TOO_LARGE = "response_too_large"
     TIMEOUT = "timeout"

@@ -67,7 +67,7 @@ def server(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ru
         yield running
 
 
-@pytest.mark.parametrize(("model", "bad", "status"), [("exits", 30, 500), ("spoils", 31, 507)])
+@pytest.mark.parametrize(("model", "bad", "status"), [("exits", 30, 503), ("spoils", 31, 507)])
 async def test_the_innocent_of_a_fatal_pass_are_answered(
     server: RunningServer, store: Path, model: str, bad: int, status: int
 ) -> None:

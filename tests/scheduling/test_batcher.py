@@ -94,7 +94,7 @@ async def test_entries_of_a_dead_worker_are_tried_again_alone(
 async def test_a_request_that_kills_twice_is_answered_and_its_neighbours_too(
     server: RunningServer, gate: Gate
 ) -> None:
-    """TorchServe's 500 after two workers, the reason in the log; the others of its batch: 200 (R9)."""
+    """503 and a wait after two workers, the reason in the log; the others of its batch: 200 (R9)."""
     async with client() as http:
         crowd = Crowd(server, "batch", http)
         first = crowd.send(**gate.headers)
@@ -105,7 +105,7 @@ async def test_a_request_that_kills_twice_is_answered_and_its_neighbours_too(
         assert (await first).status_code == 200
         assert (await good).status_code == 200
         answer = await poison
-        assert answer.status_code == 500
+        assert answer.status_code == 503
         assert answer.headers["retry-after"] == "1"
         assert answer.json()["message"] == "Worker died."
         assert answer.json()["type"] == "InternalServerException"
@@ -228,7 +228,7 @@ async def test_a_leaver_within_a_batch_harms_nobody(server: RunningServer, tmp_p
 
 
 async def test_killed_twice_while_waiting_for_it(server: RunningServer, tmp_path: Path) -> None:
-    """SIGKILL from outside under each of two attempts: one 500, within the time of a restart."""
+    """SIGKILL from outside under each of two attempts: one 503, within the time of a restart."""
     async with client() as http:
         crowd = Crowd(server, "batch", http)
         gate = Gate(tmp_path / "gate")
@@ -237,5 +237,5 @@ async def test_killed_twice_while_waiting_for_it(server: RunningServer, tmp_path
             await asyncio.to_thread(gate.wait_entered, attempt)
             os.kill(gate.standing()[0], signal.SIGKILL)
         answer = await asking
-        assert (answer.status_code, answer.json()["message"]) == (500, "Worker died.")
+        assert (answer.status_code, answer.json()["message"]) == (503, "Worker died.")
         assert (await crowd.send()).status_code == 200

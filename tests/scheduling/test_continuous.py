@@ -200,7 +200,7 @@ async def test_a_request_whose_worker_died_is_tried_again(
         gate.open()
         with pytest.raises(httpx.RemoteProtocolError):
             await first
-        assert (await poison).status_code == 500
+        assert (await poison).status_code == 503
         assert (await good).text == '[0, ["new"], 1]\n'
 
 

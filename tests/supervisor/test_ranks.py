@@ -148,7 +148,7 @@ def test_a_rank_that_dies_under_a_batch_is_the_worker_s_death(
     """Tried again once and alone, as with any worker; the log has the exit code of that rank."""
     assert register(server, "tp").status_code == 200
     answer = predict(server, "tp", x_rank="1")
-    assert (answer.status_code, answer.json()["message"]) == (500, "Worker died.")
+    assert (answer.status_code, answer.json()["message"]) == (503, "Worker died.")
     assert len([line for line in caplog.messages if line.endswith("exit code 5")]) == 2
     assert predict(server, "tp").status_code == 200
 

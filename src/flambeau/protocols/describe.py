@@ -78,6 +78,6 @@ def _worker(slot: Slot, gpus: Mapping[int, GpuUsage]) -> dict[str, object]:
         "gpu": bool(slot.gpus),
         "gpuUsage": str(gpus.get(slot.gpus[0], NO_USAGE)) if slot.gpus else NO_USAGE,
     }
-    if slot.error is not None:
-        document["error"] = slot.error.message
+    if slot.trouble:
+        document["error"] = slot.trouble
     return document

@@ -71,8 +71,10 @@ def http_error(kind: ErrorKind) -> HttpError:  # noqa: C901, PLR0911, PLR0912  #
             return HttpError(507, "InternalServerException")
         case ErrorKind.STORAGE:
             return HttpError(507, "InsufficientStorageException", torchserve=500)
+        case ErrorKind.WORKER_DIED:
+            return HttpError(503, "InternalServerException", torchserve=500)
         case (
-            ErrorKind.WORKER_DIED
+            ErrorKind.SEQUENCE_LOST
             | ErrorKind.RESPONSE_TOO_LARGE
             | ErrorKind.LOAD_FAILED
             | ErrorKind.CONFIG

@@ -80,9 +80,12 @@ class Batch:
         """Note whose requests have left the worker unusable."""
         self._batcher.blame(self, alone=not company and len(self.entries) == 1)
 
-    def lost(self, error: FlambeauError, *, company: bool) -> None:
-        """The worker died or was too slow: try unanswered entries once more, each alone."""
-        self._batcher.lost(self, error, company=company or len(self.entries) > 1)
+    def lost(self, error: FlambeauError, *, company: bool) -> bool:
+        """The worker died or was too slow: try unanswered entries once more, each alone.
+
+        True where an input of it is refused from now on.
+        """
+        return self._batcher.lost(self, error, company=company or len(self.entries) > 1)
 
     def _left(self) -> None:
         if all(entry.settled for entry in self.entries):

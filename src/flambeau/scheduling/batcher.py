@@ -80,11 +80,10 @@ class Batcher:
         Raises `FlambeauError` when it cannot be served, the queue is full, or its input has ended
         workers.
         """
-        failure = self._pool.failure()
-        if failure is not None or not self._pool.active():
-            raise no_worker_error(self._name, failure)
+        if (refusal := self._no_worker()) is not None:
+            raise refusal
         if self._ticket and len(self.source) >= self._tickets():
-            raise no_worker_error(self._name, None)
+            raise no_worker_error(self._name)
         if seconds := self.quarantine.seconds_left(entry.request):
             raise self._refused(seconds)
         entry.tokens = self.cost.tokens(entry.size)
@@ -109,9 +108,9 @@ class Batcher:
                 if entries := self.take(self._room(slot)):
                     self._start(slot, entries)
                     going = True
-        if len(self.source) and (self._pool.failure() is not None or not self._pool.active()):
+        if len(self.source) and (refusal := self._no_worker()) is not None:
             for entry in self.source.drain():
-                entry.fail(no_worker_error(self._name, self._pool.failure()))
+                entry.fail(refusal)
         if not len(self.source) and not self._running:
             self._idle.set()
 
@@ -182,8 +181,10 @@ class Batcher:
         if finished:
             self._running.discard(batch)
 
-    def lost(self, batch: Batch, error: FlambeauError, *, company: bool) -> None:
+    def lost(self, batch: Batch, error: FlambeauError, *, company: bool) -> bool:
         """A worker died under a batch, or was ended because it gave no answer in time.
+
+        True where an input of it is refused from now on.
 
         One entry may take the time of all, so company is a reason to try again; an entry that was
         alone has had the whole time-out to itself. A sequence's state died with its
@@ -191,8 +192,9 @@ class Batcher:
         """
         self._running.discard(batch)
         ended = batch.slot.pid < 0
+        blamed = False
         if ended and not batch.slot.retired:
-            self.blame(batch, alone=not company)
+            blamed = self.blame(batch, alone=not company)
         self.source.ran(batch.entries, self._clock())
         alone_too_slow = error.kind is ErrorKind.TIMEOUT and not company
         again: list[Entry] = []
@@ -209,18 +211,21 @@ class Batcher:
                 entry.fail(error)
         self.source.put_back(again)
         self.pump()
+        return blamed
 
-    def blame(self, batch: Batch, *, alone: bool) -> None:
+    def blame(self, batch: Batch, *, alone: bool) -> bool:
         """Note that a worker has ended under the entries of a batch that were not answered.
 
-        Those with an input that is refused from now on, and wait, are answered.
+        True where an input is refused from now on; those with it that wait are answered.
         """
+        blamed = False
         death = (batch.slot.number, batch.slot.started_at)
         for entry in batch.entries:
             if entry.settled and not entry.failed:
                 continue
             if not self.quarantine.blame(entry.request, death, alone=alone):
                 continue
+            blamed = True
             logger.error(
                 "Model %s: %d workers ended under one input, the last with request %s. The input is"
                 " refused for %g s.",
@@ -230,6 +235,7 @@ class Batcher:
                 if self._is_refused(waiting):
                     waiting.fail(self._refused(REFUSED_SECONDS))
             self.source.drop_settled()
+        return blamed
 
     async def drained(self) -> None:
         """Wait until nothing waits and nothing runs; from now on nothing is held back."""
@@ -257,6 +263,12 @@ class Batcher:
         for entry in self.source.worker_gone(slot.number):
             assert entry.sequence is not None, "stateless requests can be answered by any worker"
             entry.fail(sequence_lost(entry.sequence.id, error))
+
+    def _no_worker(self) -> FlambeauError | None:
+        """Why no worker is going to answer what waits; None where one may."""
+        return self._pool.failure() or (
+            None if self._pool.active() else no_worker_error(self._name)
+        )
 
     def _is_refused(self, entry: Entry) -> bool:
         return self.quarantine.seconds_left(entry.request) > 0

@@ -223,8 +223,12 @@ class SequenceQueue:
 
 
 def sequence_lost(name: str, error: FlambeauError) -> FlambeauError:
-    """The error of a request whose sequence has lost its state together with its worker."""
+    """The error of a request whose sequence has lost its state together with its worker.
+
+    Not one that proxies repeat by themselves: repeated, the request would open a new sequence.
+    """
     text = (
         f"{error.message.rstrip('.')}. The state of sequence {name} is lost: start a new sequence."
     )
-    return FlambeauError(error.kind, text)
+    died = error.kind is ErrorKind.WORKER_DIED
+    return FlambeauError(ErrorKind.SEQUENCE_LOST if died else error.kind, text)

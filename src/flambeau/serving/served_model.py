@@ -154,7 +154,7 @@ class ServedModel:
             self.options.queue_size,
             rules,
             workers=lambda: len(self.pool.active()),
-            refuse=lambda: no_worker_error(self.key.name, None),
+            refuse=lambda: no_worker_error(self.key.name),
         )
 
     def _place(self, headers: dict[str, str]) -> SequencePlace:

@@ -1,6 +1,9 @@
 """The workers of one model: as many slots as asked for, each of which keeps a worker alive."""
 
 import asyncio
+import logging
+import math
+import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -8,12 +11,15 @@ import msgspec
 
 from flambeau.errors import ErrorKind, FlambeauError, LoadError
 from flambeau.ipc.messages import Load, Measured
+from flambeau.supervisor.breaker import PROBE_SECONDS, Breaker, BreakerState
 from flambeau.supervisor.interpreter import Interpreter
 from flambeau.supervisor.process import Worker, WorkerProcess
 from flambeau.supervisor.ranks import RankedWorker, Ranks
-from flambeau.supervisor.slot import BACKOFF_SECONDS, Slot, SlotState
+from flambeau.supervisor.slot import Slot, SlotState
 from flambeau.supervisor.template import Template
 from flambeau.supervisor.zygote import Zygote
+
+logger = logging.getLogger(__name__)
 
 
 class PoolOptions(msgspec.Struct, frozen=True):
@@ -36,6 +42,10 @@ class PoolOptions(msgspec.Struct, frozen=True):
     ranks: Ranks | None = None
 
 
+_ASK_SECONDS = 1.0
+"""How often a slot asks whether the probe of another has closed the breaker."""
+
+
 class WorkerNumbers(NamedTuple):
     """Where a pool gets its workers' numbers and turns at the GPUs from (section 4.5)."""
 
@@ -52,6 +62,7 @@ class Pool:
         self.zygote = zygote
         self.options = options
         self.slots: list[Slot] = []
+        self.breaker = Breaker()
         self.on_change: Callable[[], None] = lambda: None
         self.on_loaded: Callable[[Slot, float], None] = lambda _slot, _seconds: None
         self.on_death: Callable[[], None] = lambda: None
@@ -123,19 +134,85 @@ class Pool:
         return sum(slot.working for slot in self.active())
 
     def ready_count(self) -> int:
-        """How many workers have loaded their model."""
+        """How many workers have loaded their model; none counts while the breaker is open."""
+        if self._is_broken():
+            return 0
         return sum(slot.state in (SlotState.IDLE, SlotState.BUSY) for slot in self.active())
 
-    def failure(self) -> LoadError | None:
-        """Why no worker can answer: set when every slot failed to load, else None."""
-        first: LoadError | None = None
+    def failure(self) -> FlambeauError | None:
+        """Why no worker can answer now, else None: every slot failed to load, or the breaker is open.
+
+        One that is half open lets a request through where nothing runs.
+        """
+        if not self.breaker.closed and self._is_broken():
+            probing = self.breaker.state is BreakerState.HALF_OPEN and self._probe_is_free()
+            return None if probing else self._broken()
+        first: Slot | None = None
         for slot in self.slots:
             if slot.retired:
                 continue
             if slot.error is None:
                 return None  # nearly always the first one: this is asked with each request
-            first = first or slot.error
-        return first
+            first = first or slot
+        return None if first is None else self._cannot_load(first)
+
+    def _cannot_load(self, slot: Slot) -> FlambeauError:
+        assert slot.error is not None
+        what = "can be started" if slot.error.kind is ErrorKind.WORKER_DIED else "could load it"
+        text = f'Model "{self.options.load.name}" has no worker that {what}: {slot.error.message}'
+        soonest = min(each.retry_seconds() for each in self.active())
+        return FlambeauError(ErrorKind.NO_WORKER, text, retry_after=max(math.ceil(soonest), 1))
+
+    # the breaker
+
+    def answered(self) -> None:
+        """A worker has finished a batch."""
+        if not self.breaker.closed:
+            logger.info("Model %s answers again: its breaker is closed", self.options.load.name)
+        self.breaker.answered()
+
+    def died(self, slot: Slot, how: str) -> None:
+        """A slot's worker has died, and no input is known to be the cause; `how` is for people."""
+        others = [each.loaded_at for each in self.active() if each.loaded_at is not None]
+        if self.breaker.died(how, min(others, default=None)):
+            logger.error(
+                "The breaker of model %s opens: %s. Requests are refused; a worker is tried every"
+                " %g s. (%s)",
+                self.options.load.name, self.breaker.reason, PROBE_SECONDS, slot.name,
+            )  # fmt: skip
+            self.distrust_template()
+
+    def seconds_to_start(self, slot: Slot) -> float:
+        """How long a slot still has to wait for its next process: one at a time is a probe."""
+        if not self._is_broken():
+            return 0
+        if self.breaker.state is BreakerState.OPEN:
+            return self.breaker.retry_after()
+        others = any(each.has_process for each in self.active() if each is not slot)
+        return _ASK_SECONDS if others else 0
+
+    def _is_broken(self) -> bool:
+        """Whether the breaker is not closed; closes it where a worker has lived for long enough."""
+        if self.breaker.closed:
+            return False
+        if self.breaker.state is BreakerState.HALF_OPEN:
+            alive_since = [slot.loaded_at for slot in self.active() if slot.loaded_at is not None]
+            if alive_since and min(alive_since) <= time.monotonic() - PROBE_SECONDS:
+                self.answered()
+        return not self.breaker.closed
+
+    def _probe_is_free(self) -> bool:
+        """Whether a worker waits for a request and none has one."""
+        states = {slot.state for slot in self.active()}
+        return SlotState.IDLE in states and SlotState.BUSY not in states
+
+    def _broken(self) -> FlambeauError:
+        text = (
+            f'Model "{self.options.load.name}" has no worker that stays alive:'
+            f" {self.breaker.reason}. The server's log says how they ended"
+        )
+        seconds = self.breaker.retry_after()
+        return FlambeauError(ErrorKind.NO_WORKER, text, retry_after=seconds)
 
     def threads_per_worker(self) -> int:
         """An equal share of the cores for each worker on the CPU; never oversubscribed."""
@@ -207,15 +284,11 @@ class Pool:
         return sorted(slots, key=lambda slot: order.index(slot.state))
 
 
-def no_worker_error(name: str, failure: LoadError | None) -> FlambeauError:
-    """The error of a request that no worker can answer."""
-    if failure is None:
-        text = (
-            f'Model "{name}" has no worker to serve inference request. Please use scale workers API'
-            " to add workers. If this is a sequence inference, please check if it is closed, or"
-            " expired; or exceeds maxSequenceJobQueueSize"
-        )
-        return FlambeauError(ErrorKind.NO_WORKER, text)
-    what = "that stays alive" if failure.kind is ErrorKind.WORKER_DIED else "that could load it"
-    text = f'Model "{name}" has no worker {what}: {failure.message}'
-    return FlambeauError(ErrorKind.NO_WORKER, text, retry_after=BACKOFF_SECONDS[-1])
+def no_worker_error(name: str) -> FlambeauError:
+    """The error of a request for a model that has no worker, nor is to have one."""
+    text = (
+        f'Model "{name}" has no worker to serve inference request. Please use scale workers API'
+        " to add workers. If this is a sequence inference, please check if it is closed, or"
+        " expired; or exceeds maxSequenceJobQueueSize"
+    )
+    return FlambeauError(ErrorKind.NO_WORKER, text)

@@ -5,21 +5,23 @@ each time (contract.md section 10.3), at most half a minute, and never gives up 
 """
 
 import asyncio
+import contextlib
 import logging
 import resource
 import time
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from flambeau.errors import WORKER_DIED, ErrorKind, FlambeauError, LoadError
 from flambeau.ipc.messages import Done, Log, Measured
+from flambeau.supervisor.job import Job
 from flambeau.supervisor.model_log import write_model_log
 from flambeau.supervisor.process import Worker, describe_exit
-from flambeau.types import Chunk, InferenceRequest
+from flambeau.types import Chunk
 
 if TYPE_CHECKING:
     from flambeau.supervisor.pool import Pool
@@ -30,8 +32,9 @@ BACKOFF_SECONDS = (0, 1, 1, 2, 3, 5, 8, 13, 21, 30)
 STOP_GRACE_SECONDS = 5.0
 AHEAD = 2
 """Forward passes' tokens that a worker may have at once: one is computed, one is ahead of it."""
-CRASH_LOOP_DEATHS = 5
-"""Deaths without an answer in between after which requests are refused until a worker is back."""
+MOST_FAILURES = 5
+"""Failures of one slot in a row after which the model's template is not trusted any more, and a
+slot for which no process can be started says so."""
 
 
 class SlotState(StrEnum):
@@ -45,43 +48,6 @@ class SlotState(StrEnum):
     ENDED = "ended"
 
 
-class Job(Protocol):
-    """A batch as a worker slot sees it; it hears of the outcome of each run exactly once."""
-
-    @property
-    def exclusive(self) -> bool:
-        """Whether the worker may run nothing else meanwhile."""
-
-    def items(self) -> list[InferenceRequest]:
-        """What to predict."""
-
-    def chunk(self, index: int, chunk: Chunk) -> None:
-        """A part of item `index`'s answer."""
-
-    def failed(self, index: int, error: FlambeauError) -> None:
-        """Item `index` has no answer."""
-
-    @property
-    def tokens(self) -> int:
-        """What it will probably cost, in tokens."""
-
-    @property
-    def bulk(self) -> bool:
-        """Whether it yields to others in a worker that runs several at once."""
-
-    def done(self, handler_seconds: float, *, again: bool, tokens: int) -> bool:
-        """A run is over. True asks for another run, of what `items` is then; only if `again`.
-
-        `tokens` is what it cost, 0 where nobody counts.
-        """
-
-    def ended_worker(self, *, company: bool) -> None:
-        """The run that is over, as `done` tells next, has left the worker unusable."""
-
-    def lost(self, error: FlambeauError, *, company: bool) -> None:
-        """The worker died under the batch, or was too slow. `company`: it ran others beside it."""
-
-
 class Slot:
     """One place for a worker, its process replaced whenever it dies."""
 
@@ -92,12 +58,14 @@ class Slot:
         self.failures = 0
         self.error: LoadError | None = None
         self.started_at = 0.0
+        self.loaded_at: float | None = None
         self.info: dict[str, str] = {}
         self.wanted_batch_size = 0
         self.pass_tokens = 0
         self._pool = pool
         self._jobs: dict[int, Job] = {}
         self._failing_since: float | None = None
+        self._retry_at = 0.0
         self._process: Worker | None = None
         self._retired = asyncio.Event()
 
@@ -128,11 +96,25 @@ class Slot:
     @property
     def working(self) -> bool:
         """Whether a worker is here, or is on its way for no longer than it may take (5.9, 10.3)."""
-        if self.error is not None:
+        if self.error is not None or not self._pool.breaker.closed:
             return False
         if self.state in (SlotState.IDLE, SlotState.BUSY) or self._failing_since is None:
             return True
         return time.monotonic() - self._failing_since <= self._pool.options.max_retry_timeout
+
+    @property
+    def trouble(self) -> str:
+        """Why requests are not answered by this slot, for people; empty where nothing is wrong."""
+        return self.error.message if self.error is not None else self._pool.breaker.reason
+
+    @property
+    def has_process(self) -> bool:
+        """Whether a worker is here or on its way."""
+        return self._process is not None
+
+    def retry_seconds(self) -> float:
+        """Seconds until the next try to load, 0 while there is one."""
+        return max(self._retry_at - time.monotonic(), 0.0)
 
     @property
     def running(self) -> int:
@@ -173,7 +155,7 @@ class Slot:
                 self._count_failure()
                 self.state = SlotState.WAITING
                 process.kill()
-                self._process = None
+                self._process = self.loaded_at = None
                 jobs, self._jobs = list(self._jobs.values()), {}
                 for job in jobs:
                     job.lost(self._death(timed_out=False), company=len(jobs) > 1)
@@ -227,6 +209,7 @@ class Slot:
         if self.pass_tokens and record.pass_tokens:
             self.pass_tokens = record.pass_tokens
         self.failures, self._failing_since = 0, None
+        self._pool.answered()
         assert self._process is not None
         again = not record.worker_ends and not self._process.is_closed
         if job is not None and record.worker_ends:
@@ -269,6 +252,7 @@ class Slot:
             self._load_failed(process, error)
         else:
             self.error = self._failing_since = None
+            self.loaded_at = time.monotonic()
             if not process.is_closed:
                 self._free()
         status = await self._outlive(process)
@@ -298,7 +282,7 @@ class Slot:
         if self.retired:
             return  # told to end, not broken
         self._count_failure()
-        if error.kind is not ErrorKind.WORKER_DIED or self.failures >= CRASH_LOOP_DEATHS:
+        if error.kind is not ErrorKind.WORKER_DIED or self.failures >= MOST_FAILURES:
             self.error = error
         self._pool.on_death()
         logger.warning("%s could not load its model: %s", self.name, error)
@@ -313,23 +297,22 @@ class Slot:
     def _ended(self, process: Worker, status: int | None, *, died: bool) -> None:
         jobs, self._jobs = list(self._jobs.values()), {}
         if died:
-            self._count_failure()
             self._pool.on_death()
             logger.error("Backend worker process died: %s, %s", self.name, describe_exit(status))
-            if self.failures >= CRASH_LOOP_DEATHS:
-                text = f"it died {self.failures} times in a row, last by {describe_exit(status)}"
-                self.error = LoadError(text, ErrorKind.WORKER_DIED)
-        self._process = None
+        self._process = self.loaded_at = None
         if not self.retired:
             self._set(SlotState.WAITING)
         self._pool.on_gone(self)
-        for job in jobs:
-            job.lost(self._death(timed_out=process.timed_out), company=len(jobs) > 1)
+        error = self._death(timed_out=process.timed_out)
+        explained = [job.lost(error, company=len(jobs) > 1) for job in jobs]
+        if died and not any(explained):  # two deaths under one input count once
+            self._count_failure()
+            self._pool.died(self, describe_exit(status))
         self._pool.changed()
 
     def _count_failure(self) -> None:
         self.failures += 1
-        if self.failures >= CRASH_LOOP_DEATHS:
+        if self.failures >= MOST_FAILURES:
             self._pool.distrust_template()
         if self._failing_since is None:
             self._failing_since = time.monotonic()
@@ -361,12 +344,14 @@ class Slot:
         return FlambeauError(ErrorKind.TIMEOUT, text, retry_after=1)
 
     async def _pause(self) -> None:
-        delay = BACKOFF_SECONDS[min(max(self.failures - 1, 0), len(BACKOFF_SECONDS) - 1)]
-        if delay:
-            try:
+        """Wait before the next process: longer after each failure, and for the breaker's probe."""
+        backoff = BACKOFF_SECONDS[min(max(self.failures - 1, 0), len(BACKOFF_SECONDS) - 1)]
+        delay = max(backoff, self._pool.seconds_to_start(self))
+        while delay and not self.retired:
+            self._retry_at = time.monotonic() + delay
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._retired.wait(), delay)
-            except TimeoutError:
-                return
+            delay = self._pool.seconds_to_start(self)
 
     def _free(self) -> None:
         """A worker with nothing to do waits for a batch, or ends if its slot is retired."""
