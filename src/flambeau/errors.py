@@ -25,6 +25,7 @@ class ErrorKind(StrEnum):
     INVALID_INPUT = "invalid_input"
     INVALID_ARCHIVE = "invalid_archive"
     DOWNLOAD_FAILED = "download_failed"
+    UNTRUSTED = "untrusted"
     INVALID_VERSION = "invalid_version"
     INVALID_PATH = "invalid_path"
     INVALID_KEY_TYPE = "invalid_key_type"

@@ -44,6 +44,7 @@ from flambeau.protocols.kserve import KServeReadiness
 from flambeau.protocols.management import ManagementApi
 from flambeau.protocols.metrics import MetricsApi
 from flambeau.protocols.tokens import TokenApi
+from flambeau.serving.admission import signature_policy
 from flambeau.serving.host import Counters, Host
 from flambeau.serving.inference import Inference
 from flambeau.serving.management import Management
@@ -98,7 +99,9 @@ class Core:
             config.model_store or config.cache_dir,
             config.cache_dir / "archives",
             bounds=CacheBounds(max_bytes=config.cache_max_bytes, max_days=config.cache_max_days),
+            policy=signature_policy(config),
         )
+        store.policy.check()
         snapshots = None
         if config.log_location is not None and not config.no_config_snapshots:
             snapshots = Snapshots(config.log_location / "config", config)

@@ -65,16 +65,18 @@ class ArchiveCache:
         self._guard = threading.Lock()
         weakref.finalize(self, _let_go, self._uses)
 
-    def open(self, digest: str, fill: Callable[[Path], tuple[UnpackedFile, ...]]) -> Path:
+    def open(
+        self, digest: str, fill: Callable[[Path], tuple[UnpackedFile, ...]], *, afresh: bool = False
+    ) -> Path:
         """Return the folder of the archive's files, filled by `fill` unless it is there already.
 
-        It stays until `release`, or until this process ends. Raises `OSError`, and what `fill`
+        `afresh` fills it anyway: what lies there may have been written to. It stays until `release`, or until this process ends. Raises `OSError`, and what `fill`
         raises; then nothing new is in the cache.
         """
         target = self.folder / digest
         self.folder.mkdir(parents=True, exist_ok=True)
         with _locked(self._lock_file(digest)):
-            filled = not _is_intact(target)
+            filled = afresh or not _is_intact(target)
             if filled:
                 for leftover in self.folder.glob(f".{digest}.*{STAGE_SUFFIX}"):
                     shutil.rmtree(leftover, ignore_errors=True)

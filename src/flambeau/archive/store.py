@@ -3,18 +3,30 @@
 An archive is unpacked into the cache (`cache.py`), a folder is used in place.
 """
 
+import functools
 import hashlib
 import logging
 import os
+from collections.abc import Callable
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
 
+from flambeau.archive.admission import (
+    Policy,
+    Signature,
+    altered,
+    differences,
+    own_copy,
+    untrusted,
+)
 from flambeau.archive.cache import ArchiveCache, CacheBounds
 from flambeau.archive.entries import Limits
 from flambeau.archive.manifest import MANIFEST_PATH, Manifest, ManifestError, read_manifest
 from flambeau.archive.names import shown
+from flambeau.archive.signatures import SignedFiles
 from flambeau.archive.unpack import UnpackedFile, extract, open_archive
 from flambeau.errors import ArchiveError, ErrorKind, StorageError
 
@@ -26,13 +38,14 @@ _LISTED_SUFFIXES = (".mar", ".model", ".tar.gz")
 class OpenedArchive(msgspec.Struct, frozen=True):
     """A model on the disk, ready to load.
 
-    `digest` is the archive's SHA-256 in hexadecimal, "" for a folder. The manifest names a model
-    and a version only if its author did.
+    `digest` is the archive's SHA-256 in hexadecimal, "" for a folder that is used in place. The
+    manifest names a model and a version only if its author did.
     """
 
     model_dir: Path
     manifest: Manifest
     digest: str
+    signature: Signature = Signature()
 
 
 class ModelStore:
@@ -44,8 +57,10 @@ class ModelStore:
         cache: Path,
         limits: Limits | None = None,
         bounds: CacheBounds | None = None,
+        policy: Policy | None = None,
     ) -> None:
         self.root = root
+        self.policy = policy or Policy()
         self._cache = ArchiveCache(cache, bounds or CacheBounds())
         self._limits = limits or Limits()
 
@@ -94,22 +109,19 @@ class ModelStore:
         A folder whose only child is a folder stands for that child, as on SageMaker. `name` is the
         archive's name where `path` has another. What is opened stays in the cache until `release`.
         Raises `ArchiveError` for what cannot be loaded, an archive that is still being copied
-        included; then nothing new is in the cache. This reads whole files: call it off the event
-        loop.
+        included, and of kind UNTRUSTED for what the policy on signatures refuses; then nothing new
+        is in the cache. This reads whole files: call it off the event loop.
         """
         name = name or path.name
         if path.is_dir():
-            model_dir = _only_child(path)
-            try:
-                return OpenedArchive(model_dir, read_manifest(model_dir), "")
-            except ArchiveError as error:
-                raise _named(error, name) from error
+            return self._open_folder(path, name)
         with open_archive(path) as file:
             before = os.fstat(file.fileno())
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
             opened = None
             try:
-                opened = self._unpacked(file, path, name, digest)
+                opened = self._open_file(
+                    file, path, name, functools.partial(_check_unchanged, path, before)
+                )
                 _check_unchanged(path, before)
             except ArchiveError as error:
                 if opened is not None:
@@ -118,9 +130,7 @@ class ModelStore:
                 _check_unchanged(path, before)
                 raise _named(error, name) from error
             except OSError as error:
-                raise StorageError(
-                    f"{name} cannot be unpacked into {self._cache.folder}", error
-                ) from error
+                raise self._failed(name, error) from error
         return opened
 
     def release(self, archive: OpenedArchive) -> None:
@@ -128,22 +138,77 @@ class ModelStore:
         if archive.digest:
             self._cache.release(archive.digest)
 
-    def _unpacked(self, file: BinaryIO, path: Path, name: str, digest: str) -> OpenedArchive:
+    def _open_file(
+        self, file: BufferedReader, path: Path, name: str, check: Callable[[], None]
+    ) -> OpenedArchive:
+        """Judge and unpack an archive. `check` raises if it was written to meanwhile."""
+        if self.policy.mode == "require":
+            with own_copy(file, self._cache.folder) as (copy, digest):
+                signature = self.policy.judge_archive(path, name, digest)
+                return self._unpacked(copy, name, digest, signature, check)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        signature = self.policy.judge_archive(path, name, digest)
+        return self._unpacked(file, name, digest, signature, check)
+
+    def _unpacked(
+        self,
+        file: BinaryIO,
+        name: str,
+        digest: str,
+        signature: Signature,
+        check: Callable[[], None],
+    ) -> OpenedArchive:
         """Return the unpacked archive, made or repaired if need be."""
-        before = os.fstat(file.fileno())
 
         def fill(model_dir: Path) -> tuple[UnpackedFile, ...]:
             files = extract(file, name, model_dir, self._limits)
             read_manifest(model_dir)
-            _check_unchanged(path, before)
+            check()
             return files
 
-        model_dir = self._cache.open(digest, fill)
+        return self._opened(digest, fill, signature)
+
+    def _opened(
+        self,
+        digest: str,
+        fill: Callable[[Path], tuple[UnpackedFile, ...]],
+        signature: Signature,
+    ) -> OpenedArchive:
+        afresh = self.policy.mode == "require"
+        model_dir = self._cache.open(digest, fill, afresh=afresh)
         try:
-            return OpenedArchive(model_dir, read_manifest(model_dir), digest)
+            return OpenedArchive(model_dir, read_manifest(model_dir), digest, signature)
         except ArchiveError:
             self._cache.release(digest)
             raise
+
+    def _open_folder(self, path: Path, name: str) -> OpenedArchive:
+        """Use a folder in place; one that has to be signed is copied, and the copy is verified."""
+        folder = _only_child(path)
+        try:
+            signed, signature = self.policy.judge_folder(folder)
+            if signed is not None and self.policy.covers(folder):
+                return self._copied(folder, signed, signature)
+            if signed is not None and (difference := differences(folder, signed)):
+                signature = altered(difference)
+            return OpenedArchive(folder, read_manifest(folder), "", signature)
+        except ArchiveError as error:
+            raise _named(error, name) from error
+        except OSError as error:
+            raise self._failed(name, error) from error
+
+    def _copied(self, folder: Path, signed: SignedFiles, signature: Signature) -> OpenedArchive:
+        def fill(model_dir: Path) -> tuple[UnpackedFile, ...]:
+            if difference := differences(folder, signed, model_dir):
+                raise untrusted(difference)
+            read_manifest(model_dir)
+            sizes = {name: (model_dir / name).stat().st_size for name in signed.digests}
+            return tuple(UnpackedFile(name, size) for name, size in sizes.items())
+
+        return self._opened(signed.key(), fill, signature)
+
+    def _failed(self, name: str, error: OSError) -> StorageError:
+        return StorageError(f"{name} cannot be unpacked into {self._cache.folder}", error)
 
 
 def _named(error: ArchiveError, name: str) -> ArchiveError:

@@ -12,6 +12,7 @@ from flambeau.cli.pack import pack
 from flambeau.cli.predict import predict
 from flambeau.cli.prepare import prepare
 from flambeau.cli.serve import serve
+from flambeau.cli.sign import sign, verify
 from flambeau.cli.tune import tune
 
 app = typer.Typer(
@@ -24,6 +25,8 @@ app = typer.Typer(
 )
 app.command()(serve)
 app.command()(pack)
+app.command()(sign)
+app.command()(verify)
 app.command()(prepare)
 app.command()(tune)
 app.command()(predict)

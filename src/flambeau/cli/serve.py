@@ -5,7 +5,7 @@ import logging
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 import typer
@@ -16,6 +16,7 @@ from flambeau.cli.targets import Choices, Target, resolve
 from flambeau.config import Address, ServerConfig, default_cache_dir
 from flambeau.errors import ConfigError, FlambeauError
 from flambeau.handlers.settings import EngineChoice, PrecisionChoice
+from flambeau.serving.admission import signature_policy
 from flambeau.tasks import load as load_task
 from flambeau.types import OutputShape, TaskName
 
@@ -60,6 +61,9 @@ RevisionOption = Annotated[
 ]
 
 
+RequireSigned = Literal["off", "warn", "require"]
+
+
 def _port(help_text: str) -> Any:  # typer's own return type
     return typer.Option(min=0, max=65535, help=help_text)
 
@@ -102,6 +106,14 @@ def serve(
             " [default: where other machines can connect]."
         ),
     ] = None,
+    require_signed: Annotated[
+        RequireSigned,
+        typer.Option(help="Models without a trusted signature: serve, serve and warn, or refuse."),
+    ] = "warn",
+    trusted_keys: Annotated[
+        Path | None,
+        typer.Option(help="Public keys and certificates (PEM) whose signatures count."),
+    ] = None,
     log_folder: Annotated[
         Path | None, typer.Option(help="Write log files here, besides the console.")
     ] = None,
@@ -130,10 +142,14 @@ def serve(
         http_workers=http_workers,
         enable_model_api=enable_model_api,
         disable_token_authorization=inference.loopback if token_auth is None else not token_auth,
+        require_signed=require_signed,
+        trusted_keys=trusted_keys,
         cache_dir=default_cache_dir(),
     )
+    policy = signature_policy(config)
+    policy.check()
     with early_zygote(config) as zygote:  # imports while the model is fetched or unpacked
-        target = resolve(model, name, choices, config.cache_dir)
+        target = resolve(model, name, choices, config.cache_dir, policy)
         if target.light:
             zygote.abandon()
         config = msgspec.structs.replace(config, model_store=target.path.parent)

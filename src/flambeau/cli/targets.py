@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from flambeau.archive.admission import Policy
 from flambeau.archive.hub import fetch_model
 from flambeau.archive.manifest import MANIFEST_PATH, read_manifest
 from flambeau.archive.model_folder import (
@@ -45,7 +46,8 @@ class Choices(msgspec.Struct, frozen=True):
 class Target(msgspec.Struct, frozen=True):
     """A model that can be served: an archive file or an unpacked folder, and its name and task.
 
-    `model_dir` is where its files lie. `light`: its workers import no torch.
+    `model_dir` is where its files lie. `light`: its workers import no torch. `store` holds the copy of
+    a signed folder in the cache, as long as somebody has the target.
     """
 
     path: Path
@@ -53,6 +55,7 @@ class Target(msgspec.Struct, frozen=True):
     task: TaskName | None
     model_dir: Path
     light: bool
+    store: ModelStore | None = None
 
 
 def is_hub_id(text: str) -> bool:
@@ -60,21 +63,24 @@ def is_hub_id(text: str) -> bool:
     return re.fullmatch(r"[\w.-]+(/[\w.-]+)?", text) is not None and not text.startswith(".")
 
 
-def resolve(model: str, name: str | None, choices: Choices, cache: Path) -> Target:
+def resolve(
+    model: str, name: str | None, choices: Choices, cache: Path, policy: Policy | None = None
+) -> Target:
     """Turn what the user named into something that can be served; fetches from the hub if need be.
 
-    Raises `ArchiveError`, `ConfigError` or `HubError`, in one line each.
+    Where `policy` wants signatures, a folder's is verified before anything of it is read. Raises `ArchiveError`, `ConfigError` or `HubError`, in one line each.
     """
     path = Path(model)
+    store = ModelStore(path.resolve().parent, cache / "archives", policy=policy)
     if path.is_file():
         if not model.endswith(ARCHIVE_SUFFIXES):
             raise ArchiveError(f"{model} is no archive: its name ends in neither .mar nor .tar.gz")
-        return _archive(path, name, choices, cache)
+        return _archive(path, name, choices, store)
     if path.is_dir():
         if is_model_folder(path):
-            return _folder(read_model_folder(path), folder_name(path), name, choices, cache)
+            return _folder(path, name or _model_name(folder_name(path)), choices, store, cache)
         if (path / MANIFEST_PATH).is_file():
-            return _archive(path, name, choices, cache)
+            return _archive(path, name, choices, store)
         raise ArchiveError(
             f"{model} is neither a model folder (no config.json) nor an unpacked archive"
             f" (no {MANIFEST_PATH})"
@@ -82,7 +88,8 @@ def resolve(model: str, name: str | None, choices: Choices, cache: Path) -> Targ
     if model.endswith(ARCHIVE_SUFFIXES) or not is_hub_id(model):
         raise ArchiveError(f"{model} does not exist")
     fetched = fetch_model(model, choices.revision, report=report)
-    return _folder(read_model_folder(fetched), model.rpartition("/")[2], name, choices, cache)
+    name = name or _model_name(model.rpartition("/")[2])
+    return _folder(fetched, name, choices, store, cache)
 
 
 def folder_name(path: Path) -> str:
@@ -126,7 +133,7 @@ def settings_of(folder: ModelFolder, choices: Choices) -> dict[str, object]:
     return document
 
 
-def _archive(path: Path, name: str | None, choices: Choices, cache: Path) -> Target:
+def _archive(path: Path, name: str | None, choices: Choices, store: ModelStore) -> Target:
     given = {
         field: value
         for field, value in msgspec.structs.asdict(choices).items()
@@ -138,7 +145,7 @@ def _archive(path: Path, name: str | None, choices: Choices, cache: Path) -> Tar
             f"{path} is packed already: {flags} would have no effect. Its own model-config.yaml"
             " decides; pack it again to change it."
         )
-    opened = ModelStore(path.resolve().parent, cache / "archives").open(path)
+    opened = store.open(path)
     chosen = name or opened.manifest.model.model_name or default_model_name(path)
     return _target(path.resolve(), chosen, None, opened)
 
@@ -149,19 +156,22 @@ def _target(path: Path, name: str, task: TaskName | None, opened: OpenedArchive)
     return Target(path, name, task, opened.model_dir, light)
 
 
-def _folder(
-    folder: ModelFolder, base: str, name: str | None, choices: Choices, cache: Path
-) -> Target:
-    chosen = name or re.sub(r"[^A-Za-z0-9._-]", "_", base).lstrip("._-") or "model"
+def _model_name(base: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "_", base).lstrip("._-") or "model"
+
+
+def _folder(path: Path, name: str, choices: Choices, store: ModelStore, cache: Path) -> Target:
+    folder = read_model_folder(store.open(path).model_dir if store.policy.covers(path) else path)
     root = cache / "adopted"
     settings = settings_of(folder, choices)
     try:
         root.mkdir(parents=True, exist_ok=True)
-        path = adopt(folder, root, chosen, "1.0", settings)
+        path = adopt(folder, root, name, "1.0", settings)
     except OSError as error:
         raise ConfigError(
             f"The cache {root} cannot be written: {error.strerror or error}. Name another place with"
             " FLAMBEAU_CACHE."
         ) from error
     opened = OpenedArchive(path, read_manifest(path), "")
-    return _target(path, chosen, task_of(folder, choices.task), opened)
+    target = _target(path, name, task_of(folder, choices.task), opened)
+    return msgspec.structs.replace(target, store=store)

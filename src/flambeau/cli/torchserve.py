@@ -124,6 +124,16 @@ def parser() -> argparse.ArgumentParser:
         dest="model_mode",
         help="let clients register and unregister models",
     )
+    parser.add_argument(
+        "--require-signed",
+        choices=("off", "warn", "require"),
+        help="models without a trusted signature: serve, serve and warn (the default), or refuse",
+    )
+    parser.add_argument(
+        "--trusted-keys",
+        metavar="FOLDER",
+        help="public keys and authorities' certificates (PEM) of those whose signatures count",
+    )
     return parser
 
 
@@ -224,6 +234,8 @@ def _config(arguments: argparse.Namespace) -> ServerConfig:
         "no_config_snapshots": arguments.no_config_snapshots or None,
         "disable_token_authorization": arguments.token_auth or None,
         "enable_model_api": arguments.model_mode or None,
+        "require_signed": arguments.require_signed,
+        "trusted_keys": Path(arguments.trusted_keys) if arguments.trusted_keys else None,
     }
     file, notes = configuration(arguments)
     config = load_config(file, flags)

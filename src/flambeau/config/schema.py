@@ -249,6 +249,31 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     download_timeout: Annotated[
         float, Setting("longest time to fetch an archive", low=1, unit="s", own=True)
     ] = 1800
+    require_signed: Annotated[
+        str,
+        Setting(
+            "models without a trusted signature: `require` refuses them, `warn` logs those with code of"
+            " their own (`--require-signed`; docs/security.md)",
+            choices=("off", "warn", "require"),
+            own=True,
+        ),
+    ] = "warn"
+    trusted_keys: Annotated[
+        Path | None,
+        Setting(
+            "whose signatures count: a folder of public keys and authorities' certificates (PEM), or"
+            " one such file; read again for each model",
+            own=True,
+        ),
+    ] = None
+    trusted_identities: Annotated[
+        tuple[str, ...],
+        Setting(
+            "names or addresses in certificates of those who may sign; empty: all whom the authorities"
+            " vouch for",
+            own=True,
+        ),
+    ] = ()
     enable_envvars_config: Annotated[
         bool, Setting("let environment variables override keys", variable=_FILE_ONLY)
     ] = False

@@ -56,6 +56,7 @@ async def describe_model(model: ServedModel, *, at_startup: bool) -> dict[str, o
         "maxNumSequence": sequences.max_number,
         "maxSequenceJobQueueSize": sequences.queue_size,
         "loadedAtStartup": at_startup,
+        "archive": _archive(model),
         "workers": [_worker(slot, gpus) for slot in slots],
         "jobQueueStatus": {
             "remainingCapacity": max(model.queue.capacity - len(model.queue), 0),
@@ -64,6 +65,14 @@ async def describe_model(model: ServedModel, *, at_startup: bool) -> dict[str, o
         "handler": {"name": load.handler} | model.info,
     }
     return document
+
+
+def _archive(model: ServedModel) -> dict[str, str]:
+    """Which bytes are served, and who answers for them. Ours; TorchServe's answer has no such field."""
+    signature = model.archive.signature
+    document = {"sha256": model.archive.digest, "signature": signature.status}
+    told = {"signer": signature.signer, "reason": signature.reason}
+    return document | {key: value for key, value in told.items() if value}
 
 
 def _worker(slot: Slot, gpus: Mapping[int, GpuUsage]) -> dict[str, object]:

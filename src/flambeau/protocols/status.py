@@ -29,6 +29,8 @@ def http_error(kind: ErrorKind) -> HttpError:  # noqa: C901, PLR0911, PLR0912  #
             return HttpError(400, "InvalidModelException")
         case ErrorKind.DOWNLOAD_FAILED:
             return HttpError(400, "DownloadArchiveException")
+        case ErrorKind.UNTRUSTED:
+            return HttpError(403, "UntrustedModelException")
         case ErrorKind.INVALID_KEY_TYPE:
             return HttpError(400, "InvalidKeyException")
         case ErrorKind.UNAUTHENTICATED:

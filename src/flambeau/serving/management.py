@@ -93,10 +93,7 @@ class Management:
             handler=saved.handler,
             runtime=saved.runtime_type,
         )
-        model = await self._enter(registration, saved)
-        if saved.sha256 and saved.sha256 != model.archive.digest:
-            logger.warning("Model %s: %s is another archive now", model.key, saved.mar_name)
-        return model
+        return await self._enter(registration, saved)
 
     async def save_snapshot(self, kind: Kind) -> None:
         """Write down what is served, unless snapshots are off.

@@ -19,6 +19,7 @@ from flambeau.config import ServerConfig
 from flambeau.errors import ArchiveError, ErrorKind, FlambeauError, StorageError
 from flambeau.handlers.measured import measured_choice, needs_torch
 from flambeau.ipc.messages import Load
+from flambeau.serving.admission import check_pinned, report_signature
 from flambeau.serving.host import Host
 from flambeau.serving.model_yaml import read_model_yaml
 from flambeau.serving.options import ModelOptions, Registration, resolve_options
@@ -71,6 +72,9 @@ class Opener:
         path = await self._locate(registration, saved, in_use)
         archive = await asyncio.to_thread(self._store.open, path)
         try:
+            if saved is not None:
+                check_pinned(self._config.require_signed, saved, archive)
+            report_signature(self._config.require_signed, registration, path, archive)
             registration = msgspec.structs.replace(registration, source=str(path))
             if runtime is not None:
                 manifest = msgspec.structs.replace(archive.manifest, runtime=runtime)

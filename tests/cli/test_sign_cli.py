@@ -1,0 +1,1 @@
+"""`flambeau sign`, `flambeau verify`, and the servers' flags (promises.md G32)."""
