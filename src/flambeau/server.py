@@ -14,7 +14,6 @@ import logging
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import TYPE_CHECKING
 
 import msgspec
 import uvloop
@@ -30,9 +29,9 @@ from flambeau.config import (
     worker_environment,
 )
 from flambeau.errors import ArchiveError, ConfigError
+from flambeau.frontend.access import Access
 from flambeau.frontend.binding import bind_listeners
 from flambeau.frontend.front_ends import FrontEnds, setup_of
-from flambeau.frontend.gate import Gate
 from flambeau.frontend.headers import CommonHeaders
 from flambeau.frontend.http import Answering, Listener, Mount
 from flambeau.frontend.inference_api import inference_protocols
@@ -51,15 +50,12 @@ from flambeau.serving.management import Management
 from flambeau.serving.registry import Registry
 from flambeau.serving.restore import restore
 from flambeau.serving.snapshots import Snapshots
-from flambeau.serving.tokens import Tokens, TokenScope
+from flambeau.serving.tokens import TokenScope
 from flambeau.supervisor.environments import Environments
 from flambeau.supervisor.zygote import Zygote
 from flambeau.telemetry.metrics import Metrics
 from flambeau.telemetry.metrics_config import DEFAULT_FILE, parse_metrics_config
 from flambeau.telemetry.system import SystemSampler
-
-if TYPE_CHECKING:
-    from flambeau.protocols.http import HttpProtocol
 
 logger = logging.getLogger(__name__)
 
@@ -161,12 +157,14 @@ class Server:
     ) -> None:
         self.config = config
         self.core = Core(config, import_ahead=import_ahead, zygote=zygote)
-        self._tokens: Tokens | None = None
+        self._access: Access | None = None
+        self._servers: list[HttpServer | FrontEnds] = []
         self._sockets = bind_listeners(config)
         self._responses = LocalResponses(self.core.metrics)
         try:
-            self._tokens = self._make_tokens()
-            self._servers = self._make_servers()
+            # Once the addresses are ours: another server's key file is not touched.
+            self._access = Access(config, self._front_ends)
+            self._make_servers(self._access)
         except BaseException:
             self._close()
             raise
@@ -193,7 +191,10 @@ class Server:
                 if not told.done():
                     logger.info("Model server started.")
                     announcing = group.create_task(started()) if started is not None else None
+                assert self._access is not None
+                watching = group.create_task(self._access.keep())
                 await told
+                watching.cancel()
                 logger.info("Stopping: listeners closed, finishing what was accepted.")
                 if announcing is not None:
                     announcing.cancel()
@@ -227,100 +228,74 @@ class Server:
             return wanted
         return msgspec.structs.replace(wanted, port=int(bound[0].getsockname()[1]))
 
-    def _make_tokens(self) -> Tokens | None:
-        """The keys, once the addresses are ours: another server's key file is not touched."""
+    def _make_servers(self, access: Access) -> None:
         config = self.config
-        if not config.disable_token_authorization:
-            tokens = Tokens(config.key_file, config.token_expiration_min)
-            logger.info("Token authorization is on; the keys are in %s", tokens.file)
-            return tokens
-        addresses = {
-            str(address): None
-            for keys in self._sockets
-            if not (address := getattr(config, keys[0])).loopback
-        }
-        if addresses:
-            logger.warning(
-                "TOKEN AUTHORIZATION IS OFF: whoever reaches %s can use this server and, with the"
-                " model API on, run code on it.",
-                ", ".join(addresses),
-            )
-        return None
-
-    def _make_servers(self) -> list[HttpServer | FrontEnds]:
-        config = self.config
-        answering = Answering(
-            self._responses,
-            Gate(self._tokens, config.cors_allowed_origin),
-            CommonHeaders(config),
-            config.torchserve_statuses,
-        )
-        secure = {keys: bool(getattr(config, keys[0]).tls) for keys in self._sockets}
-        pem, context = b"", None
-        if any(secure.values()):
-            from flambeau.frontend import tls  # 50 ms that plain HTTP saves
-
-            identity = tls.server_identity(config)
-            pem = tls.identity_pem(identity)
-            context = tls.context_from(pem, identity.source)
-        servers: list[HttpServer | FrontEnds] = []
         for keys, sockets in self._sockets.items():
+            address: Address = getattr(config, keys[0])
             if len(sockets) > 1:
-                servers.append(self._front_ends(sockets, pem if secure[keys] else b""))
+                self._servers.append(self._make_front_ends(sockets, access, secure=address.tls))
                 continue
-            listener = Listener(self._mounts(keys), answering)
-            tls_context = context if secure[keys] else None
-            servers.append(HttpServer(listener, sockets[0], GRACE_SECONDS, tls_context))
-        return servers
+            answering = Answering(
+                self._responses,
+                access.gate(address),
+                CommonHeaders(config),
+                config.torchserve_statuses,
+            )
+            context = access.tls.context if access.tls is not None and address.tls else None
+            listener = Listener(self._mounts(keys, access), answering)
+            self._servers.append(HttpServer(listener, sockets[0], GRACE_SECONDS, context))
 
     async def _accepting(self) -> None:
         """Wait for front-end processes; what the server process serves itself, it accepts at once."""
-        for server in self._servers:
-            if isinstance(server, FrontEnds):
-                await server.wait_serving()
+        for server in self._front_ends():
+            await server.wait_serving()
 
-    def _front_ends(self, sockets: list[socket.socket], identity: bytes) -> FrontEnds:
+    def _front_ends(self) -> list[FrontEnds]:
+        return [server for server in self._servers if isinstance(server, FrontEnds)]
+
+    def _make_front_ends(
+        self, sockets: list[socket.socket], access: Access, *, secure: bool
+    ) -> FrontEnds:
         def setup() -> Setup:
-            url = self._metrics_url()
-            return setup_of(self.config, url, identity, self._tokens, GRACE_SECONDS)
+            certificates = access.certificates if secure else None
+            return setup_of(
+                self.config, self._metrics_url(), certificates, access.tokens, GRACE_SECONDS
+            )
 
         return FrontEnds(sockets, setup, self.core.inference, self._responses)
-
-    async def _keys_renewed(self) -> None:
-        """Let no front end take an old key any more."""
-        assert self._tokens is not None
-        for server in self._servers:
-            if isinstance(server, FrontEnds):
-                await server.use_keys(self._tokens.share())
 
     def _close(self) -> None:
         for sockets in self._sockets.values():
             for sock in sockets:
                 sock.close()
-        if self._tokens is not None:
-            self._tokens.remove_file()
+        if self._access is not None:
+            self._access.close()
 
-    def _mounts(self, keys: tuple[str, ...]) -> list[Mount]:
+    def _mounts(self, keys: tuple[str, ...], access: Access) -> list[Mount]:
         """What an address serves, and whose keys each part takes (contract.md section 11.1)."""
-        core, tokens = self.core, self._tokens
-        served: list[tuple[HttpProtocol, TokenScope | None]] = []
+        core, tokens = self.core, access.tokens
+        inference, management, metrics = (
+            frozenset({TokenScope.INFERENCE}),
+            frozenset({TokenScope.MANAGEMENT}),
+            frozenset({TokenScope.METRICS, TokenScope.MANAGEMENT}),
+        )
+        served: list[Mount] = []
         if "inference_address" in keys:
             protocols = inference_protocols(core.inference, self.config)
-            served += [(each, TokenScope.INFERENCE) for each in protocols]
+            served += [Mount(each, inference) for each in protocols]
         if "management_address" in keys:
             if tokens is not None:
-                served.append((TokenApi(tokens, self._keys_renewed), TokenScope.API))
-            served.append((KServeReadiness(core.inference), TokenScope.MANAGEMENT))
-            api = ManagementApi(core.management, core.inference)
-            served.append((api, TokenScope.MANAGEMENT))
+                api = TokenApi(tokens, access.share_keys)
+                served.append(Mount(api, frozenset({TokenScope.API})))
+            served.append(Mount(KServeReadiness(core.inference), management))
+            served.append(Mount(ManagementApi(core.management, core.inference), management))
         if self._serves_metrics(keys):
-            alone = keys == ("metrics_address",)
-            metrics = MetricsApi(core.metrics, core.registry)
-            served.append((metrics, None if alone else TokenScope.MANAGEMENT))
-        described = Description([each for each, _ in served], self._metrics_url)
-        mounts = [Mount(each, frozenset([scope] if scope else [])) for each, scope in served]
-        every = frozenset(scope for mount in mounts for scope in mount.scopes)
-        return [Mount(described, every), *mounts]
+            is_open = keys == ("metrics_address",) and not self.config.metrics_token
+            shown = MetricsApi(core.metrics, core.registry)
+            served.append(Mount(shown, frozenset() if is_open else metrics))
+        described = Description([mount.protocol for mount in served], self._metrics_url)
+        every = frozenset(scope for mount in served for scope in mount.scopes)
+        return [Mount(described, every), *served]
 
     def _serves_metrics(self, keys: tuple[str, ...]) -> bool:
         """At their own address, and where inference and management are one, as in TorchServe."""

@@ -103,3 +103,28 @@ def test_a_local_key_goes_to_a_local_server_only(
     expected = {"authorization": "Bearer k"} if sent else {}
     assert authorization(None, url, "management") == expected
     assert authorization("given", url, "management") == {"authorization": "Bearer given"}
+
+
+def test_named_tokens_are_made_listed_and_revoked(tmp_path: Path) -> None:
+    """The token is printed alone, once, for a shell to keep; mistakes are told in one line."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        done = subprocess.run(
+            [COMMAND, "token", *arguments],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    code, key, told = run("create", "ci", "--scope", "inference", "--model", "echo")
+    assert (code, len(key)) == (0, 44)
+    assert key.strip() not in (tmp_path / "flambeau_tokens.json").read_text() + told
+    [row] = json.loads(run("list", "--json")[1])
+    assert (row["name"], row["scope"], row["model"]) == ("ci", "inference", "echo")
+    code, out, told = run("create", "ci", "--scope", "inference")
+    assert (code, out, told.count("\n")) == (1, "", 1)
+    assert run("create", "x", "--scope", "metrics", "--expires", "1y")[0] == 1
+    assert run("revoke", "ci")[0] == 0
+    assert json.loads(run("list", "--json")[1]) == []

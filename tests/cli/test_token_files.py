@@ -66,6 +66,25 @@ def test_an_address_for_everybody_without_tokens_is_told_loudly(place: Place) ->
     assert "WARN" in line
 
 
+def test_strangers_that_could_run_code_end_the_start(place: Place) -> None:
+    """No tokens, the model API, and a management address for everybody, as in images that turn all on:
+    one line that says the ways out, of which one is to say that it is meant (promises.md R2)."""
+    text = place.config.read_text().replace(
+        f"management_address=http://127.0.0.1:{place.ports[1]}",
+        f"management_address=http://0.0.0.0:{place.ports[1]}",
+    )
+    place.config.write_text(text)
+    code, printed = place.start("--dt", "--enable-model-api")
+    assert code == 1
+    for words in ("could run code", "--disable-token-auth", "enable_model_api=false",
+                  f"http://127.0.0.1:{place.ports[1]}", "insecure_addresses=true"):  # fmt: skip
+        assert words in printed
+    assert not place.pid_file.exists()
+    place.config.write_text(f"{text}insecure_addresses=true\n")
+    assert place.start("--dt", "--enable-model-api")[0] == 0
+    assert place.logs("AUTHORIZATION IS OFF")
+
+
 @pytest.mark.parametrize("foreground", [False, True])
 def test_a_key_file_that_cannot_be_written_ends_the_start(place: Place, foreground: bool) -> None:
     """One line with the file, the reason and the way out; a server without its keys is of no use."""

@@ -1,6 +1,7 @@
 """Token authorization over real sockets: every route of every listener (contract.md section 11)."""
 
 import contextlib
+import datetime
 import json
 import stat
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import msgspec
 import pytest
 
 from flambeau.config import Address
+from flambeau.serving.token_file import create_token
 from flambeau.testing.echo import free_ports, write_model
 from flambeau.testing.server import RunningServer, running_server
 from flambeau.testing.waiting import wait_until
@@ -303,8 +305,7 @@ def test_the_key_file_goes_with_the_server_that_wrote_it(tmp_path: Path) -> None
 @pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://evil.example:{port}"])
 def test_web_pages_cannot_manage_models(echo_server: RunningServer, origin: str) -> None:
     """Without tokens any page could, through its visitor's browser (promises.md R16)."""
-    port = httpx.URL(echo_server.management).port
-    headers = {"origin": origin.format(port=port), "host": f"evil.example:{port}"}
+    headers = {"origin": origin.format(port=httpx.URL(echo_server.management).port)}
     for method, path in (("POST", "/models?url=echo"), ("DELETE", "/models/echo")):
         answer = httpx.request(method, echo_server.management + path, headers=headers)
         assert answer.status_code == 403
@@ -314,3 +315,110 @@ def test_web_pages_cannot_manage_models(echo_server: RunningServer, origin: str)
     own = {"origin": echo_server.management}
     assert httpx.put(f"{url}/echo?min_worker=1", headers=own).is_success
     assert httpx.post(f"{echo_server.inference}/predictions/echo", headers=headers).is_success
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:{port}", "localhost.evil.example", "127.0.0.1.nip.example",
+             "x@127.0.0.1", "127.0.0.1/", "", "2130706433"],
+)  # fmt: skip
+def test_a_name_that_points_to_loopback_manages_no_models(
+    echo_server: RunningServer, host: str
+) -> None:
+    """Such a page is of the server's own origin, to the browser (DNS rebinding, promises.md R16)."""
+    headers = {"host": host.format(port=httpx.URL(echo_server.management).port)}
+    for method, path in (("GET", "/models"), ("PUT", "/models/echo?min_worker=1"), ("GET", "/x")):
+        answer = httpx.request(method, echo_server.management + path, headers=headers)
+        assert answer.status_code == 403, host
+        assert "allowed_hosts" in answer.json()["message"]
+    assert httpx.get(f"{echo_server.inference}/ping", headers=headers).is_success
+
+
+def test_hosts_that_may_be_called_by(tmp_path: Path) -> None:
+    """Addresses, localhost, and what `allowed_hosts` names, at any port: a proxy's name, say."""
+    with running_server(tmp_path, tmp_path / "c", allowed_hosts=("Models.example",)) as server:
+        for host in ("127.0.0.1", "localhost:8081", "LOCALHOST", "[::1]:9", "models.example:80"):
+            answer = httpx.get(f"{server.management}/models", headers={"host": host})
+            assert answer.status_code == 200, host
+
+
+def test_an_old_key_goes_on_for_the_overlap(tmp_path: Path) -> None:
+    """`token_overlap`: a renewal breaks no client that reads the new key in time."""
+    with running_server(
+        tmp_path, tmp_path / "cache", disable_token_authorization=False,
+        key_file=tmp_path / "keys", token_overlap=600,
+    ) as server:  # fmt: skip
+        each = Guarded(server, tmp_path / "keys")
+        old = f"Bearer {each.keys['management']}"
+        for _ in range(3):
+            assert each.ask("management", "GET", "/token?type=management", "API").is_success
+            assert each.ask("management", "GET", "/models", old).status_code == 200
+            assert each.ask("management", "GET", "/models", "management").status_code == 200
+
+
+def test_a_key_file_that_is_lost_is_made_again(tmp_path: Path) -> None:
+    """By the next renewal: with new keys, since the server does not know the old, which still count."""
+    with running_server(
+        tmp_path, tmp_path / "cache", disable_token_authorization=False, key_file=tmp_path / "keys"
+    ) as server:
+        each = Guarded(server, tmp_path / "keys")
+        old = each.keys
+        each.file.write_text("{}")
+        path = "/token?type=inference"
+        assert each.ask("management", "GET", path, f"Bearer {old['API']}").is_success
+        assert not set(old.values()) & set(each.keys.values())
+        for header in (f"Bearer {old['management']}", "management"):
+            assert each.ask("management", "GET", "/models", header).status_code == 200
+        assert each.ask("inference", "GET", "/x", f"Bearer {old['inference']}").status_code == 401
+
+
+def test_metrics_can_be_closed(tmp_path: Path) -> None:
+    """`metrics_token`: a key of the scope metrics, or of management, is asked for."""
+    file = tmp_path / "tokens.json"
+    key = create_token(file, "prometheus", "metrics")
+    with running_server(
+        tmp_path, tmp_path / "cache", disable_token_authorization=False, metrics_token=True,
+        key_file=tmp_path / "keys", tokens_file=file,
+    ) as server:  # fmt: skip
+        each = Guarded(server, tmp_path / "keys")
+        assert each.ask("metrics", "GET", "/metrics").status_code == 401
+        assert each.ask("metrics", "GET", "/metrics", "inference").status_code == 403
+        assert each.ask("metrics", "GET", "/metrics", "management").status_code == 200
+        assert each.ask("metrics", "GET", "/metrics", f"Bearer {key}").status_code == 200
+        assert each.ask("management", "GET", "/models", f"Bearer {key}").status_code == 403
+
+
+def test_named_tokens(tmp_path: Path) -> None:
+    """Several of a scope, perhaps for one model, until they expire; a running server takes them over
+    and forgets those that are revoked."""
+    file = tmp_path / "tokens.json"
+    with serve(tmp_path, tokens_file=file) as each:
+        one = "Bearer " + create_token(file, "one", "inference")
+        two = "Bearer " + create_token(file, "two", "inference", model=MODEL)
+        other = "Bearer " + create_token(file, "other", "inference", model="other")
+        late = create_token(file, "late", "inference", lifetime=datetime.timedelta(seconds=-1))
+        path = f"/predictions/{MODEL}"
+        wait_until(lambda: each.ask("inference", "GET", path, other).status_code == 403)
+        assert each.ask("inference", "GET", path, one).status_code == 200
+        assert each.ask("inference", "GET", path, two).status_code == 200
+        assert each.ask("inference", "GET", f"/v1/models/{MODEL}:predict", two).status_code == 200
+        assert each.ask("inference", "GET", path, f"Bearer {late}").status_code == 401
+        for unnamed in ("/invocations", "/nowhere", "/predictions/missing", "/models"):
+            assert each.ask("inference", "GET", unnamed, two).status_code == 403
+        file.write_text("nonsense")
+        wait_until(lambda: each.ask("inference", "GET", path, one).status_code == 200)
+        file.write_text(json.dumps({"tokens": []}))
+        wait_until(lambda: each.ask("inference", "GET", path, one).status_code == 401)
+        assert each.ask("inference", "GET", path, "inference").status_code == 200
+
+
+def test_wrong_keys_are_counted_and_right_ones_pass(tmp_path: Path) -> None:
+    """429 with `Retry-After` after `token_failures_per_minute`; nobody else is locked out."""
+    with serve(tmp_path, token_failures_per_minute=5) as each:
+        path = f"/predictions/{MODEL}"
+        for _ in range(5):
+            assert each.ask("inference", "GET", path, "Bearer wrong").status_code == 401
+        answer = each.ask("inference", "GET", path, "Bearer wrong")
+        assert answer.status_code == 429
+        assert 1 <= int(answer.headers["retry-after"]) <= 60
+        assert each.ask("inference", "GET", path).status_code == 401  # no attempt
+        assert each.ask("inference", "GET", path, "inference").status_code == 200

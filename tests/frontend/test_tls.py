@@ -30,9 +30,10 @@ from cryptography.x509.oid import NameOID
 from flambeau.config import Address, ServerConfig
 from flambeau.errors import ConfigError
 from flambeau.frontend import http_connection, listeners
-from flambeau.frontend.tls import server_context
+from flambeau.frontend.tls import make_context, server_certificates
 from flambeau.testing.echo import write_model
 from flambeau.testing.server import RunningServer, running_server
+from flambeau.testing.waiting import wait_until
 
 SECURE = Address(port=0, tls=True)
 ALL_SECURE = {
@@ -114,6 +115,10 @@ def secure(tmp_path_factory: pytest.TempPathFactory, files: Files) -> Iterator[R
     config = files.config | ALL_SECURE | {"load_models": ("echo",)}
     with running_server(root / "store", root / "cache", **config) as server:
         yield server
+
+
+def server_context(config: ServerConfig) -> ssl.SSLContext:
+    return make_context(server_certificates(config))
 
 
 def curl(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -276,6 +281,47 @@ def test_an_expired_certificate_is_told(tmp_path: Path, log: pytest.LogCaptureFi
     assert "expired on" in log.text
 
 
+@pytest.mark.parametrize("http_workers", [1, 2])
+def test_a_new_certificate_is_taken_over(
+    tmp_path: Path, log: pytest.LogCaptureFixture, http_workers: int
+) -> None:
+    """Without a restart, by the server process and by front ends: new connections get it, open ones go
+    on. A broken one leaves the old one in use, and a line in the log (promises.md G26)."""
+    old, new = (
+        make_pair(),
+        make_pair(rsa.generate_private_key(public_exponent=65537, key_size=2048)),
+    )
+    files = Files(tmp_path, old)
+    config = files.config | ALL_SECURE | {"http_workers": http_workers}
+    with running_server(tmp_path / "store", tmp_path / "cache", **config) as server:
+        addresses = [server.inference] * 4 + [server.management, server.metrics]
+        with handshake(server.inference, trusting_nobody()) as kept:
+            assert {shown_by(each) for each in addresses} == {der(old)}
+            files.certificate.write_text("broken")
+            wait_until(lambda: "The old certificate stays in use: " in log.text)
+            assert {shown_by(each) for each in addresses} == {der(old)}
+            Files(tmp_path, new)
+            wait_until(lambda: {shown_by(each) for each in addresses} == {der(new)})
+            kept.sendall(b"GET /ping HTTP/1.1\r\nhost: h\r\n\r\n")
+            assert kept.recv(4096).startswith(b"HTTP/1.1 200 ")
+
+
+def test_clients_can_be_asked_for_certificates(tmp_path: Path, pair: Pair) -> None:
+    """`client_ca_file`: a handshake without one that it signed comes to nothing."""
+    files, client = Files(tmp_path, pair), make_pair()
+    (tmp_path / "client").mkdir()
+    own = Files(tmp_path / "client", client)
+    config = files.config | ALL_SECURE | {"client_ca_file": own.certificate}
+    with running_server(tmp_path / "store", tmp_path / "cache", **config) as server:
+        url = f"{server.management}/models"
+        ask = ("--cacert", str(files.certificate), url)
+        assert curl(*ask).returncode != 0
+        ours = ("--key", str(own.key), "--cert", str(own.certificate))
+        assert curl("--fail", *ours, *ask).returncode == 0
+        wrong = ("--key", str(files.key), "--cert", str(files.certificate))
+        assert curl(*wrong, *ask).returncode != 0
+
+
 def test_mistakes_are_told_in_one_line(tmp_path: Path, pair: Pair) -> None:
     """The key in config.properties, the file, the reason, the way out."""
     good = Files(tmp_path, pair)
@@ -305,6 +351,8 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path, pair: Pair) -> None:
         ({"keystore": none}, f"keystore={none} cannot be read"),
         ({"keystore": java}, f"keytool -importkeystore -srckeystore {java}"),
         ({"keystore": store, "keystore_type": "JKS"}, "keytool -importkeystore"),
+        ({"client_ca_file": none}, f"client_ca_file={none} cannot be read"),
+        ({"client_ca_file": nonsense}, "client_ca_file holds no certificate in PEM"),
     ):
         fields: dict[str, Any] = good.config | change
         with pytest.raises(ConfigError, match=words) as raised:
@@ -327,6 +375,16 @@ def handshake(address: str, context: ssl.SSLContext) -> ssl.SSLSocket:
     except BaseException:
         plain.close()
         raise
+
+
+def shown_by(address: str) -> bytes | None:
+    """The certificate that a new connection gets."""
+    with handshake(address, trusting_nobody()) as sock:
+        return sock.getpeercert(binary_form=True)
+
+
+def der(pair: Pair) -> bytes:
+    return pair.certificate.public_bytes(Encoding.DER)
 
 
 def check_identity(config: ServerConfig, pair: Pair) -> None:

@@ -8,6 +8,7 @@ from flambeau import __version__
 from flambeau.cli.bench import bench
 from flambeau.cli.doctor import doctor
 from flambeau.cli.models import app as models_app
+from flambeau.cli.named_tokens import app as token_app
 from flambeau.cli.pack import pack
 from flambeau.cli.predict import predict
 from flambeau.cli.prepare import prepare
@@ -33,6 +34,7 @@ app.command()(predict)
 app.command()(doctor)
 app.command()(bench)
 app.add_typer(models_app, name="models")
+app.add_typer(token_app, name="token")
 
 
 def _print_version(wanted: bool) -> None:  # typer calls it so

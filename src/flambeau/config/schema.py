@@ -92,6 +92,22 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
     keystore_pass: Annotated[str, Setting("password of the keystore")] = "changeit"  # noqa: S105  # TorchServe's default
     keystore_type: Annotated[str, Setting("`PKCS12`; other kinds have to be converted")] = "PKCS12"
+    client_ca_file: Annotated[
+        Path | None,
+        Setting(
+            "clients of `https` addresses need a certificate signed by one of these: PEM", own=True
+        ),
+    ] = None
+    allowed_hosts: Annotated[
+        tuple[str, ...],
+        Setting("names, besides IP addresses and localhost, by which clients may call a management"
+            " API that is on loopback and asks for no tokens", own=True),
+    ] = ()  # fmt: skip
+    insecure_addresses: Annotated[
+        bool,
+        Setting("let other machines reach the management API with no tokens and the model API on:"
+            " whoever connects can run code", own=True),
+    ] = False  # fmt: skip
     max_request_size: Annotated[
         int, Setting("largest request body; a higher value is lowered to what a worker's message holds",
                  low=1, unit="bytes")
@@ -234,6 +250,25 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     key_file: Annotated[
         Path, Setting("where the tokens are written, readable by the server's user only", own=True)
     ] = Path("key_file.json")
+    token_overlap: Annotated[
+        float,
+        Setting("how long an old token goes on working after `/token` has made a new one",
+            unit="s", own=True),
+    ] = 0  # fmt: skip
+    tokens_file: Annotated[
+        Path,
+        Setting("named tokens, hashed, as `flambeau token create` writes them; read again when it"
+            " changes", own=True),
+    ] = Path("flambeau_tokens.json")  # fmt: skip
+    token_failures_per_minute: Annotated[
+        int,
+        Setting("wrong tokens of one client address before it gets 429; right ones always pass;"
+            " 0: no limit", own=True),
+    ] = 60  # fmt: skip
+    metrics_token: Annotated[
+        bool,
+        Setting("`/metrics` takes a metrics or management token at its own address, too", own=True),
+    ] = False
     allowed_urls: Annotated[
         tuple[str, ...],
         Setting("patterns of the addresses that archives may be fetched from; empty: the store only",

@@ -5,6 +5,7 @@ import logging
 import socket
 
 from flambeau.config import Address, ServerConfig
+from flambeau.errors import ConfigError
 from flambeau.frontend.listeners import bind, bind_shared
 
 logger = logging.getLogger(__name__)
@@ -13,8 +14,10 @@ logger = logging.getLogger(__name__)
 def bind_listeners(config: ServerConfig) -> dict[tuple[str, ...], list[socket.socket]]:
     """Bind every listener; several sockets where several processes serve it.
 
-    Raises `ConfigError` for an address that cannot be had, and then none is bound.
+    Raises `ConfigError` for an address that cannot be had, or that would let anybody run code here,
+    and then none is bound.
     """
+    _check_management(config)
     bound: dict[tuple[str, ...], list[socket.socket]] = {}
     try:
         for keys in _listeners(config):
@@ -28,6 +31,23 @@ def bind_listeners(config: ServerConfig) -> dict[tuple[str, ...], list[socket.so
             sock.close()
         raise
     return bound
+
+
+def _check_management(config: ServerConfig) -> None:
+    """Refuse what would let every machine that can connect run code on this one (promises.md R2)."""
+    address = config.management_address
+    if not config.disable_token_authorization or not config.enable_model_api or address.loopback:
+        return
+    if config.insecure_addresses:
+        return  # the log tells it
+    raise ConfigError(
+        f"management_address={address} can be reached by other machines, tokens are off and the model"
+        " API is on: whoever connects could run code on this machine. Turn tokens on (leave out"
+        " disable_token_authorization=true and --disable-token-auth), or the model API off"
+        " (enable_model_api=false), or set management_address=http://127.0.0.1:"
+        f"{address.port}. If the network keeps strangers out, say so: insecure_addresses=true in"
+        " config.properties."
+    )
 
 
 def _http_workers(config: ServerConfig, keys: tuple[str, ...]) -> int:

@@ -20,11 +20,13 @@ from flambeau.frontend.responses import LocalResponses, access_log
 from flambeau.ipc.channel import AsyncChannel
 from flambeau.ipc.frontend_messages import (
     Ask,
+    Certificates,
     Drain,
     FromFrontEnd,
     Keys,
     KeysTaken,
     LogRecord,
+    NewCertificates,
     NewKeys,
     Part,
     Refused,
@@ -56,19 +58,24 @@ _SETTINGS = (
     "cors_allowed_methods",
     "cors_allowed_origin",
     "max_request_size",
+    "token_failures_per_minute",
     "torchserve_statuses",
     "ts_open_inference_protocol",
 )
 
 
 def setup_of(
-    config: ServerConfig, metrics_url: str, identity: bytes, tokens: Keyring | None, grace: float
+    config: ServerConfig,
+    metrics_url: str,
+    certificates: Certificates | None,
+    tokens: Keyring | None,
+    grace: float,
 ) -> Setup:
-    """What a front-end process has to know; `identity` is PEM, empty for plain HTTP."""
+    """What a front-end process has to know; without `certificates` it is plain HTTP."""
     return Setup(
         {key: getattr(config, key) for key in _SETTINGS},
         metrics_url,
-        identity,
+        certificates,
         tokens.share() if tokens is not None else None,
         grace,
         logging.getLogger("flambeau").getEffectiveLevel(),
@@ -125,6 +132,11 @@ class FrontEnds:
         async with asyncio.TaskGroup() as group:
             for process in self._running:
                 group.create_task(process.use_keys(keys))
+
+    def use_certificates(self, certificates: Certificates) -> None:
+        """Let every process show these to new connections."""
+        for process in self._running:
+            process.use_certificates(certificates)
 
     async def _keep(self, number: int, sock: socket.socket) -> None:
         young = 0
@@ -225,6 +237,11 @@ class FrontEndProcess:
         except TimeoutError:
             logger.error("A front-end process does not take new keys: it is ended")  # noqa: TRY400
             self.kill()
+
+    def use_certificates(self, certificates: Certificates) -> None:
+        """Let the process show these to new connections."""
+        if self._channel is not None:
+            self._channel.send(NewCertificates(certificates))
 
     def _on_message(self, message: FromFrontEnd) -> None:
         match message:

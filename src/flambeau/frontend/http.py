@@ -22,6 +22,7 @@ from flambeau.protocols.http import (
     EXCHANGE,
     Endpoint,
     HttpProtocol,
+    ModelEndpoint,
     PublicEndpoint,
     check_path,
     respond,
@@ -49,10 +50,12 @@ class Answering(NamedTuple):
 
 
 class _Route(NamedTuple):
-    """What a request asks for: an endpoint, or why there is none; and the keys that it takes."""
+    """What a request asks for: an endpoint, or why there is none; the keys that it takes, and the
+    model that it is for."""
 
     endpoint: Endpoint | FlambeauError
     needed: frozenset[TokenScope]
+    model: str = ""
 
 
 class Listener:
@@ -83,7 +86,7 @@ class Listener:
         route = self._find(scope)
         gate = self._answering.gate
         try:
-            gate.check(scope, route.needed)
+            gate.check(scope, route.needed, route.model)
             if isinstance(route.endpoint, FlambeauError):
                 raise route.endpoint
         except FlambeauError:
@@ -103,8 +106,10 @@ class Listener:
                 refused = _Route(error, scopes)
                 continue
             if endpoint is not None:
-                is_public = isinstance(endpoint, PublicEndpoint)
-                return _Route(endpoint, frozenset() if is_public else scopes)
+                if isinstance(endpoint, PublicEndpoint):
+                    return _Route(endpoint, frozenset())
+                model = endpoint.model if isinstance(endpoint, ModelEndpoint) else ""
+                return _Route(endpoint, scopes, model)
         return refused or _Route(
             FlambeauError(
                 ErrorKind.ROUTE_NOT_FOUND,

@@ -12,11 +12,13 @@ import os
 import signal
 import socket
 import sys
+from typing import TYPE_CHECKING
 
 import msgspec
 import uvloop
 
 from flambeau.config import ServerConfig
+from flambeau.frontend.failures import Failures
 from flambeau.frontend.gate import Gate
 from flambeau.frontend.headers import CommonHeaders
 from flambeau.frontend.http import Answering, Listener, Mount
@@ -28,6 +30,7 @@ from flambeau.ipc.channel import AsyncChannel
 from flambeau.ipc.frontend_messages import (
     Drain,
     KeysTaken,
+    NewCertificates,
     NewKeys,
     Part,
     Refused,
@@ -38,6 +41,9 @@ from flambeau.ipc.frontend_messages import (
 )
 from flambeau.protocols.description import Description
 from flambeau.serving.tokens import Keyring, TokenScope
+
+if TYPE_CHECKING:
+    from flambeau.frontend.tls import Tls
 
 _LOGGERS = ("flambeau", "uvicorn", "asyncio")
 
@@ -50,6 +56,7 @@ class FrontEnd:
         self._channel: AsyncChannel[ToFrontEnd] | None = None
         self._inference = RemoteInference(self._send)
         self._keys = Keyring()
+        self._tls: Tls | None = None
         self._setup: asyncio.Future[Setup] = asyncio.get_running_loop().create_future()
         self._draining = self._finished = False
         self._server: HttpServer | None = None
@@ -80,7 +87,11 @@ class FrontEnd:
         config = ServerConfig(**setup.settings)  # type: ignore[arg-type]  # checked by the core
         answering = Answering(
             responses,
-            Gate(self._keys if setup.keys is not None else None, config.cors_allowed_origin),
+            Gate(
+                self._keys if setup.keys is not None else None,
+                config.cors_allowed_origin,
+                failures=Failures(config.token_failures_per_minute),
+            ),
             CommonHeaders(config),
             config.torchserve_statuses,
         )
@@ -89,10 +100,11 @@ class FrontEnd:
         scopes = frozenset({TokenScope.INFERENCE})
         mounts = [Mount(each, scopes) for each in (described, *served)]
         context = None
-        if setup.identity:
-            from flambeau.frontend.tls import context_from  # 50 ms that plain HTTP saves
+        if setup.certificates is not None:
+            from flambeau.frontend.tls import Tls  # 50 ms that plain HTTP saves
 
-            context = context_from(setup.identity, "the certificate")
+            self._tls = Tls(setup.certificates)
+            context = self._tls.context
         return HttpServer(Listener(mounts, answering), self._listening, setup.grace, context)
 
     def _send(self, message: msgspec.Struct) -> None:
@@ -111,13 +123,19 @@ class FrontEnd:
                 if message.keys is not None:
                     self._keys.take(message.keys)
                 self._setup.set_result(message)
-            case NewKeys():
-                self._keys.take(message.keys)
-                self._send(KeysTaken())
+            case NewKeys() | NewCertificates():
+                self._renew(message)
             case Drain():
                 self._draining = True
                 if self._server is not None:
                     self._server.stop()
+
+    def _renew(self, message: NewKeys | NewCertificates) -> None:
+        if isinstance(message, NewKeys):
+            self._keys.take(message.keys)
+            self._send(KeysTaken())
+        elif self._tls is not None:
+            self._tls.use(message.certificates)
 
     def _on_closed(self) -> None:
         if not self._finished:

@@ -2,7 +2,8 @@
 
 Where they come from is TorchServe's rule (contract.md section 3.2): `keystore`, else
 `private_key_file` with `certificate_file`, else a self-signed certificate. TLS 1.2 and 1.3, and of
-1.2 only suites with forward secrecy and authenticated encryption.
+1.2 only suites with forward secrecy and authenticated encryption. Certificates can be exchanged while
+connections are open: new ones get the new ones.
 """
 
 import datetime
@@ -33,6 +34,7 @@ from cryptography.x509.oid import NameOID
 
 from flambeau.config import ServerConfig
 from flambeau.errors import ConfigError, first_line
+from flambeau.ipc.frontend_messages import Certificates
 
 logger = logging.getLogger(__name__)
 
@@ -66,26 +68,55 @@ def server_identity(config: ServerConfig) -> Identity:
     return identity
 
 
-def identity_pem(identity: Identity) -> bytes:
-    """The key, not encrypted, and the certificates."""
-    key = identity.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    return key + b"".join(each.public_bytes(Encoding.PEM) for each in identity.chain)
-
-
-def server_context(config: ServerConfig) -> ssl.SSLContext:
-    """The context of every TLS listener. Raises `ConfigError` naming the key and the file."""
+def server_certificates(config: ServerConfig) -> Certificates:
+    """What every TLS listener shows, tried out. Raises `ConfigError` naming the key and the file."""
     identity = server_identity(config)
-    return context_from(identity_pem(identity), identity.source)
+    key = identity.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    pem = key + b"".join(each.public_bytes(Encoding.PEM) for each in identity.chain)
+    client_ca = ""
+    if config.client_ca_file is not None:
+        client_ca = _read("client_ca_file", config.client_ca_file).decode("latin-1")
+    certificates = Certificates(pem, identity.source, client_ca)
+    make_context(certificates)
+    return certificates
 
 
-def context_from(pem: bytes, source: str) -> ssl.SSLContext:
-    """The context of a TLS listener with this identity. Raises `ConfigError` naming where the identity is from."""
+def certificate_files(config: ServerConfig) -> list[Path]:
+    """The files that the certificates are read from."""
+    pair = (
+        [config.keystore] if config.keystore else [config.private_key_file, config.certificate_file]
+    )
+    return [file for file in (*pair, config.client_ca_file) if file is not None]
+
+
+class Tls:
+    """The TLS side of a process's listeners; `context` is the one that they are started with."""
+
+    def __init__(self, certificates: Certificates) -> None:
+        self.context = self._current = make_context(certificates)
+        self.context.sni_callback = self._choose
+
+    def use(self, certificates: Certificates) -> None:
+        """Handshakes from now on get these; open connections go on. Raises `ConfigError`."""
+        self._current = make_context(certificates)
+
+    def _choose(
+        self, connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext
+    ) -> None:
+        """Called in each handshake, whether or not the client names a server."""
+        if self._current is not self.context:
+            connection.context = self._current
+
+
+def make_context(certificates: Certificates) -> ssl.SSLContext:
+    """The context of a TLS listener. Raises `ConfigError` naming where the certificates are from."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(_SUITES)
     context.set_alpn_protocols(["http/1.1"])
+    source = certificates.source
     try:
-        _load(context, pem)
+        _load(context, certificates.identity)
     except ssl.SSLError as error:
         if "TOO_SMALL" not in str(error.reason) and "TOO_WEAK" not in str(error.reason):
             raise ConfigError(f"{source} cannot be used for TLS: {error}") from error
@@ -94,8 +125,23 @@ def context_from(pem: bytes, source: str) -> ssl.SSLContext:
             source,
         )
         context.set_ciphers(_SUITES + _WEAK_KEYS)
-        _load(context, pem)
+        _load(context, certificates.identity)
+    if certificates.client_ca:
+        _ask_for_certificates(context, certificates.client_ca)
     return context
+
+
+def _ask_for_certificates(context: ssl.SSLContext, authorities: str) -> None:
+    """Let nobody in without a certificate that one of these has signed."""
+    try:
+        context.load_verify_locations(cadata=authorities)
+    except (ssl.SSLError, ValueError) as error:
+        raise ConfigError(
+            f"client_ca_file holds no certificate in PEM: {first_line(error)}"
+        ) from error
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.options |= ssl.OP_NO_TICKET  # a resumed session would not be checked again
+    context.num_tickets = 0
 
 
 def _load(context: ssl.SSLContext, pem: bytes) -> None:

@@ -1,6 +1,6 @@
 """Every record between the server process and its further front-end processes.
 
-core → front end   Setup, Part, Refused, Told, NewKeys, Drain
+core → front end   Setup, Part, Refused, Told, NewKeys, NewCertificates, Drain
 front end → core   Serving, Submit, Withdraw, Ask, KeysTaken, Responses, LogRecord
 
 `Setup` comes first. The core answers `Submit` with parts, the last one marked, or one `Refused`, and
@@ -16,23 +16,47 @@ from flambeau.errors import ErrorKind
 from flambeau.types import Chunk, InferenceRequest
 
 
-class Keys(msgspec.Struct, frozen=True, array_like=True):
-    """The keys of a run by scope, and when they end, in seconds since 1970 (absent: never)."""
+class Grant(msgspec.Struct, frozen=True, array_like=True):
+    """What a key opens, and until when; the key itself is known by its SHA-256 only.
 
-    keys: dict[str, str]
-    ends: dict[str, float]
+    `scope` is a `TokenScope`. `end` is in seconds since 1970, None for a key that does not expire.
+    A key with a `model` opens what is that model's, and nothing else.
+    """
+
+    digest: bytes
+    scope: str
+    end: float | None = None
+    model: str = ""
+
+
+class Keys(msgspec.Struct, frozen=True, array_like=True):
+    """All keys that count."""
+
+    grants: list[Grant]
+
+
+class Certificates(msgspec.Struct, frozen=True, array_like=True):
+    """What a TLS listener shows, and whom it lets shake hands.
+
+    `identity` is a private key, not encrypted, and its certificates in PEM; `source` is where they
+    are from, for messages. With `client_ca` (PEM) clients need a certificate that it signed.
+    """
+
+    identity: bytes
+    source: str
+    client_ca: str = ""
 
 
 class Setup(msgspec.Struct, frozen=True, tag="setup", array_like=True):
     """How to serve. `settings` are fields of `ServerConfig`.
 
-    `identity` is a private key and its certificates in PEM, empty for plain HTTP; without `keys`
-    nobody is asked for one. `grace` is how many seconds a stop waits for answers.
+    Without `certificates` it is plain HTTP; without `keys` nobody is asked for one. `grace` is how
+    many seconds a stop waits for answers.
     """
 
     settings: dict[str, str | int | bool]
     metrics_url: str
-    identity: bytes
+    certificates: Certificates | None
     keys: Keys | None
     grace: float
     log_level: int
@@ -68,6 +92,12 @@ class NewKeys(msgspec.Struct, frozen=True, tag="new_keys", array_like=True):
     """These keys count from now on; `KeysTaken` says that they do."""
 
     keys: Keys
+
+
+class NewCertificates(msgspec.Struct, frozen=True, tag="new_certificates", array_like=True):
+    """Connections from now on get these; there is no answer."""
+
+    certificates: Certificates
 
 
 class Drain(msgspec.Struct, frozen=True, tag="drain", array_like=True):
@@ -121,5 +151,5 @@ class LogRecord(msgspec.Struct, frozen=True, tag="log", array_like=True):
     message: str
 
 
-ToFrontEnd = Setup | Part | Refused | Told | NewKeys | Drain
+ToFrontEnd = Setup | Part | Refused | Told | NewKeys | NewCertificates | Drain
 FromFrontEnd = Serving | Submit | Withdraw | Ask | KeysTaken | Responses | LogRecord

@@ -77,6 +77,20 @@ class PublicEndpoint:
         await self._run(scope, receive, send)
 
 
+class ModelEndpoint:
+    """An endpoint for one model, as its path names it: open to keys that are for this model only."""
+
+    __slots__ = ("_run", "model")
+
+    def __init__(self, model: str, run: Endpoint) -> None:
+        self.model = model
+        self._run = run
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Answer one request."""
+        return self._run(scope, receive, send)
+
+
 class HttpProtocol(Protocol):
     """One client-facing API over HTTP; `operations` describe it."""
 

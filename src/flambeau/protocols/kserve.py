@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from starlette.types import Receive, Scope, Send
 
 from flambeau import COMPATIBLE_VERSION
-from flambeau.protocols.http import Endpoint, method_not_allowed, respond_json
+from flambeau.protocols.http import Endpoint, ModelEndpoint, method_not_allowed, respond_json
 from flambeau.protocols.operations import KSERVE, KSERVE_READY, OPEN_INFERENCE, Operation
 from flambeau.protocols.prediction import Call, Predictor
 from flambeau.serving.inference import DataPlane, Inference
@@ -84,9 +84,10 @@ class KServeReadiness:
                 if method != "GET":
                     raise method_not_allowed()
                 name = last.partition(":")[0]
-                return _constant(
+                ready = _constant(
                     lambda: (200, {"name": name, "ready": self._inference.model_ready(name)})
                 )
+                return ModelEndpoint(name, ready)
             case _:
                 return None
 

@@ -7,7 +7,7 @@ from starlette.types import Receive, Scope, Send
 
 from flambeau.errors import ErrorKind, FlambeauError
 from flambeau.protocols.describe import describe_model
-from flambeau.protocols.http import Endpoint, method_not_allowed, respond_json
+from flambeau.protocols.http import Endpoint, ModelEndpoint, method_not_allowed, respond_json
 from flambeau.protocols.operations import MANAGEMENT, Operation, management_document
 from flambeau.protocols.parameters import (
     Parameters,
@@ -51,7 +51,7 @@ class ManagementApi:
             status, document = await action(await read(scope, receive))
             await respond_json(send, document, status)
 
-        return run
+        return ModelEndpoint(segments[1], run) if len(segments) > 1 else run
 
     def _action(self, method: str, segments: list[str]) -> Action | None:
         action: Action | None = None

@@ -17,6 +17,7 @@ from flambeau.protocols.http import (
     HEADER_NAMES,
     Endpoint,
     Exchange,
+    ModelEndpoint,
     header,
     read_body,
     respond,
@@ -71,7 +72,7 @@ class Predictor:
             await self._inference.check_model(call.name, call.version)
             await self.answer(call, await self.fields(call, scope, receive), scope, send)
 
-        return describe if method == "OPTIONS" else predict
+        return ModelEndpoint(call.name, describe if method == "OPTIONS" else predict)
 
     async def fields(self, call: Call, scope: Scope, receive: Receive) -> list[Field]:
         """Read the body within the limit, and split it; query parameters come first."""

@@ -37,7 +37,9 @@ def http_error(kind: ErrorKind) -> HttpError:  # noqa: C901, PLR0911, PLR0912  #
             return HttpError(401, "InvalidKeyException", torchserve=400)
         case ErrorKind.WRONG_SCOPE:
             return HttpError(403, "InvalidKeyException", torchserve=400)
-        case ErrorKind.FOREIGN_ORIGIN:
+        case ErrorKind.TOO_MANY_FAILURES:
+            return HttpError(429, "InvalidKeyException", torchserve=400)
+        case ErrorKind.FOREIGN_ORIGIN | ErrorKind.FOREIGN_HOST:
             return HttpError(403, "ForbiddenException")
         case ErrorKind.MODEL_SETUP:
             return HttpError(400, "ModelException")
