@@ -31,6 +31,7 @@ from flambeau.config import (
 from flambeau.errors import ArchiveError, ConfigError
 from flambeau.frontend.access import Access
 from flambeau.frontend.binding import bind_listeners
+from flambeau.frontend.descriptors import raise_limit
 from flambeau.frontend.front_ends import FrontEnds, setup_of
 from flambeau.frontend.headers import CommonHeaders
 from flambeau.frontend.http import Answering, Listener, Mount
@@ -347,4 +348,5 @@ def serve(
         server = Server(config, import_ahead=import_ahead, zygote=zygote)
         await server.run((lambda: started(server)) if started else None)
 
+    raise_limit()
     uvloop.run(main())

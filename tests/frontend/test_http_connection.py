@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from flambeau.frontend import http_connection
-from flambeau.frontend.http_connection import MAX_HEAD_BYTES
+from flambeau.frontend.refusals import MAX_HEAD_BYTES
 from flambeau.protocols import http as protocols_http
 from flambeau.testing.echo import Gate, predict, register, write_model
 from flambeau.testing.server import RunningServer, running_server

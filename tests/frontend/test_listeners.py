@@ -1,5 +1,8 @@
 """Listeners: shared addresses, UNIX sockets, and addresses that are taken."""
 
+import contextlib
+import os
+import resource
 import socket
 from pathlib import Path
 
@@ -11,6 +14,7 @@ from flambeau.errors import ConfigError
 from flambeau.frontend.listeners import bind
 from flambeau.testing.echo import free_ports, register, write_model
 from flambeau.testing.server import running_server
+from flambeau.testing.waiting import wait_until
 
 
 def test_equal_addresses_share_a_listener(tmp_path: Path) -> None:
@@ -105,3 +109,34 @@ def test_worker_numbers_begin_where_torchserve_s_do(tmp_path: Path) -> None:
         assert worker["id"] == "9100"
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", 9100), timeout=60)
+
+
+def test_the_last_descriptors_are_not_for_clients(tmp_path: Path) -> None:
+    """Connections are answered 503 before none is left; those that are open go on, and there is room
+    again when some are closed."""
+    (tmp_path / "store").mkdir()
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with (
+        running_server(tmp_path / "store", tmp_path / "cache") as server,
+        contextlib.ExitStack() as stack,
+        httpx.Client() as open_since_long,
+    ):
+        url = f"{server.inference}/ping"
+        assert open_since_long.get(url).status_code == 200
+        address = ("127.0.0.1", int(server.inference.rpartition(":")[2]))
+        for _ in range(300):  # of few descriptors, a quarter is kept
+            stack.enter_context(Path(os.devnull).open("rb"))
+        limit = max(map(int, os.listdir("/proc/self/fd"))) + 80  # for clients and server
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, before[1]))
+        try:
+            held = [stack.enter_context(socket.create_connection(address)) for _ in range(45)]
+            refused = httpx.get(url)
+            assert open_since_long.get(url).status_code == 200
+            for connection in held:
+                connection.close()
+            wait_until(lambda: httpx.get(url).status_code == 200)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        assert refused.status_code == 503
+        assert refused.headers["retry-after"] == "1"
+        assert "ulimit -n" in refused.json()["message"]

@@ -93,13 +93,14 @@ def trust_server(
     name: str = "server",
     source: str = STUB,
     command: tuple[str, ...] = (),
+    snapshots: bool = False,
 ) -> Iterator[TrustServer]:
     """Start a server with stub models, as many workers each as `models` says; stop it at the end.
 
     By default the model `stub` with one worker, no tokens, the model API on and nothing preloaded,
     so that a start takes a second. `properties` are lines of config.properties, which win; `source`
-    is the models' handler; `command` are more arguments of `torchserve`. A flaw of the run is in
-    force in the server.
+    is the models' handler; `command` are more arguments of `torchserve`. Only with `snapshots` are there
+    any. A flaw of the run is in force in the server.
     """
     folder = run.folder / name
     store = folder / "store"
@@ -133,8 +134,9 @@ def trust_server(
     log = folder / "output.log"
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.trust.flawed", "--start", "--foreground", "--ncs",
-             "--model-store", str(store), "--ts-config", str(config), *command],
+            [sys.executable, "-m", "tests.trust.flawed", "--start", "--foreground",
+             "--model-store", str(store), "--ts-config", str(config),
+             *(() if snapshots else ("--ncs",)), *command],
             cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
             env={**os.environ, "PYTHONPATH": str(_ROOT), **told, **(environment or {})},
         )  # fmt: skip

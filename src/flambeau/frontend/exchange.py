@@ -17,9 +17,7 @@ from typing import TYPE_CHECKING
 from starlette.types import Message
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from flambeau.errors import ErrorKind
 from flambeau.protocols.http import NO_BODY, REASON
-from flambeau.protocols.status import http_error, json_body
 
 if TYPE_CHECKING:
     import asyncio
@@ -241,16 +239,6 @@ def _chunk(body: bytes, *, more: bool) -> bytes:
     """A part of a body in chunked encoding, with the end after the last one."""
     end = b"" if more else b"0\r\n\r\n"
     return b"%x\r\n%b\r\n%b" % (len(body), body, end) if body else end
-
-
-def refusal(status: int, kind: ErrorKind, message: str, common: bytes) -> bytes:
-    """The answer to what is no request, and the end of its connection."""
-    body = json_body({"code": status, "type": http_error(kind).type, "message": message})
-    head = (
-        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
-        f"x-request-id: {new_request_id()}\r\nconnection: close\r\n\r\n"
-    )
-    return STATUS_LINE[status] + common + head.encode() + body
 
 
 _id_bits: list[str] = []

@@ -24,8 +24,9 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from uvicorn.server import ServerState
 
-from flambeau.errors import ErrorKind
-from flambeau.frontend.exchange import Exchange, refusal
+from flambeau.frontend.descriptors import is_scarce
+from flambeau.frontend.exchange import Exchange
+from flambeau.frontend.refusals import HEAD_SECONDS, MAX_HEAD_BYTES, refusal
 from flambeau.protocols.http import EXCHANGE, HEADER_NAMES
 
 if TYPE_CHECKING:
@@ -37,17 +38,8 @@ _PARSED_METHODS = frozenset(
 _USUAL = (b"POST /", b"GET /")
 _METHOD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}) /")
 
-MAX_HEAD_BYTES = 32 * 1024
-"""Bytes of a request line and its headers (promises.md G19)."""
-
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 """Headers that say how long a body is."""
-
-HEAD_SECONDS = 10.0
-"""From its first byte, or the connection's begin, to the end of a request's headers.
-
-The rest of a body that nobody reads, since its request is answered, has as long.
-"""
 
 GOODBYE_SECONDS = 1.0
 """How long a stop waits for TLS clients that have their answers to agree to the end."""
@@ -109,6 +101,9 @@ class HttpConnection(asyncio.Protocol):
             "scheme": "https" if is_ssl(self.transport) else "http",
             "root_path": "",
         }
+        if is_scarce(self.transport):
+            self._refuse(503)
+            return
         self._late_from = self.loop.time()
         self._watch(HEAD_SECONDS)
 
@@ -389,11 +384,5 @@ class HttpConnection(asyncio.Protocol):
         """Answer what is no request, and end the connection."""
         if self.transport.is_closing():
             return
-        kind, message = ErrorKind.INVALID_INPUT, "Invalid HTTP message."
-        if status == 431:
-            message = f"The request line and headers are larger than {MAX_HEAD_BYTES} bytes."
-        if status == 408:
-            kind = ErrorKind.REQUEST_TIMEOUT
-            message = f"The request's headers were not complete after {HEAD_SECONDS:g} s."
-        self.transport.write(refusal(status, kind, message, self._listener.headers.beside(())))
+        self.transport.write(refusal(status, self._listener.headers.beside(())))
         self.transport.close()

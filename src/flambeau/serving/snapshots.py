@@ -19,7 +19,7 @@ from typing import Literal
 
 import msgspec
 
-from flambeau.archive.staging import staged_file
+from flambeau.archive.staging import STAGE_SUFFIX, staged_file
 from flambeau.config import ServerConfig, effective_properties, java_properties, read_properties
 from flambeau.errors import ConfigError
 from flambeau.types import ModelKey
@@ -32,6 +32,9 @@ MODEL_SNAPSHOT = "model_snapshot"
 _NAME = re.compile(r"(\d{17})-(startup|snapshot|shutdown)\.cfg")
 _SEAL = b"#flambeau sha256="
 _TIME = "%Y%m%d%H%M%S%f"  # Java's has milliseconds: the last three digits are cut
+
+_LEFT_SECONDS = 3600.0
+"""Age of a file that is still not complete: its writer is gone."""
 
 
 class SavedModel(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
@@ -161,6 +164,10 @@ class Snapshots:
             return text
 
     def _prune(self, kind: Kind) -> None:
+        with contextlib.suppress(OSError):
+            for left in self._folder.glob(f".*.cfg.*{STAGE_SUFFIX}"):  # by a server that was killed
+                if left.stat().st_mtime < datetime.now().astimezone().timestamp() - _LEFT_SECONDS:
+                    left.unlink()
         if not self._kept:
             return
         same = [file for file in _files(self._folder) if file.name.endswith(f"-{kind}.cfg")]
