@@ -44,6 +44,7 @@ class ErrorKind(StrEnum):
     REQUEST_TIMEOUT = "request_timeout"
     NO_WORKER = "no_worker"
     OVERLOADED = "overloaded"
+    OWN_LIMIT = "own_limit"
     WORKER_DIED = "worker_died"
     SEQUENCE_LOST = "sequence_lost"
     POISONOUS_INPUT = "poisonous_input"

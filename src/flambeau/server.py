@@ -44,6 +44,7 @@ from flambeau.protocols.kserve import KServeReadiness
 from flambeau.protocols.management import ManagementApi
 from flambeau.protocols.metrics import MetricsApi
 from flambeau.protocols.tokens import TokenApi
+from flambeau.scheduling.held_bytes import HeldBytes
 from flambeau.serving.admission import signature_policy
 from flambeau.serving.host import Counters, Host
 from flambeau.serving.inference import Inference
@@ -77,6 +78,7 @@ class Core:
         self.metrics = _metrics(config)
         self.registry = Registry()
         environment = worker_environment(config)
+        pending = HeldBytes(config.max_pending_bytes, "max_pending_bytes")
         self.zygote = self.light = zygote or Zygote(config.preload, environment)
         if config.preload == DEFAULT_PRELOAD:
             self.light = Zygote(_LIGHT_PRELOAD, environment)
@@ -91,6 +93,7 @@ class Core:
             Counters(config.initial_worker_port, config.initial_distribution_port),
             environment,
             self.environments,
+            pending,
         )
         store = ModelStore(
             config.model_store or config.cache_dir,
@@ -103,7 +106,7 @@ class Core:
         if config.log_location is not None and not config.no_config_snapshots:
             snapshots = Snapshots(config.log_location / "config", config)
         self.management = Management(self.registry, store, config, host, snapshots)
-        self.inference = Inference(self.registry)
+        self.inference = Inference(self.registry, pending)
 
     async def load_models(self) -> None:
         """Register the models of a snapshot or of `load_models`; their workers begin to load."""

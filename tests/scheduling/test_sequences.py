@@ -142,7 +142,7 @@ def test_too_many_sequences(server: RunningServer) -> None:
 
 
 async def test_too_many_requests_of_one_sequence(server: RunningServer, gate: Gate) -> None:
-    """One runs, maxSequenceJobQueueSize (1) waits, the next gets 503."""
+    """One runs, maxSequenceJobQueueSize (1) waits, the next gets 429: its client's own limit."""
     async with client() as http:
         crowd = Crowd(server, "few", http)
         first = crowd.send("0", ts_request_sequence_id="q", x_gate=str(gate.file))
@@ -150,8 +150,9 @@ async def test_too_many_requests_of_one_sequence(server: RunningServer, gate: Ga
         second = crowd.send("1", ts_request_sequence_id="q")
         await crowd.queued(1)
         third = await crowd.send("2", ts_request_sequence_id="q")
-        assert third.status_code == 503
-        assert third.json()["message"] == NO_WORKER.format("few")
+        assert third.status_code == 429
+        assert "maxSequenceJobQueueSize" in third.json()["message"]
+        assert int(third.headers["retry-after"]) >= 1
         gate.open()
         assert (await first).status_code == 200
         assert (await second).json()["all"] == [0, 1]

@@ -117,8 +117,10 @@ def test_the_response_timeout_is_between_chunks(server: RunningServer) -> None:
     wait_until(lambda: post(server, "hasty").status_code == 202)
 
 
-async def test_a_queued_request_has_no_time_out_of_its_own(server: RunningServer) -> None:
-    """It waits for longer than responseTimeout while the worker streams (section 5.14)."""
+async def test_a_queued_request_waits_for_longer_than_response_timeout(
+    server: RunningServer,
+) -> None:
+    """Its time-out is another one: it waits while the worker streams (section 5.14)."""
     async with client() as http:
         crowd = Crowd(server, "hasty", http)
         url = f"{server.inference}/predictions/hasty"

@@ -179,6 +179,26 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     job_queue_size: Annotated[
         int, Setting("waiting requests per model version; more are refused", low=1)
     ] = 100
+    job_queue_bytes: Annotated[
+        int,
+        Setting(
+            "bytes of the requests that one model version has accepted and not answered; more are refused",
+            low=1, high=INT64_MAX, unit="bytes", own=True),
+    ] = 1024**3  # fmt: skip
+    job_queue_timeout: Annotated[
+        float,
+        Setting(
+            "longest wait for a worker where the model has no clientTimeoutInMills; 0: 120, or its"
+            " responseTimeout if that is longer",
+            unit="s", own=True),
+    ] = 0  # fmt: skip
+    max_pending_bytes: Annotated[
+        int,
+        Setting(
+            "bytes of all request bodies that are being received or were not answered; more are refused."
+            " With http_workers, each process counts what it receives",
+            low=1, high=INT64_MAX, unit="bytes", own=True),
+    ] = 2 * 1024**3  # fmt: skip
     default_service_handler: Annotated[str, Setting("handler of archives that name none")] = ""
     service_envelope: Annotated[
         str, Setting("form of request bodies", choices=("", "body", "json", "kserve", "kservev2"))

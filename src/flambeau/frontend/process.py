@@ -40,6 +40,7 @@ from flambeau.ipc.frontend_messages import (
     Told,
 )
 from flambeau.protocols.description import Description
+from flambeau.scheduling.held_bytes import HeldBytes
 from flambeau.serving.tokens import Keyring, TokenScope
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ class FrontEnd:
             CommonHeaders(config),
             config.torchserve_statuses,
         )
+        self._inference.pending = HeldBytes(config.max_pending_bytes, "max_pending_bytes")
         served = inference_protocols(self._inference, config)
         described = Description(served, lambda: setup.metrics_url)
         scopes = frozenset({TokenScope.INFERENCE})

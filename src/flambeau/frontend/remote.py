@@ -23,6 +23,7 @@ from flambeau.ipc.frontend_messages import (
     Told,
     Withdraw,
 )
+from flambeau.scheduling.held_bytes import HeldBytes
 from flambeau.scheduling.queue import Entry
 from flambeau.types import Field, InferenceRequest
 
@@ -36,6 +37,7 @@ class RemoteInference:
     """Hands requests to the core, and its answers to whoever waits for them."""
 
     def __init__(self, send: Send) -> None:
+        self.pending = HeldBytes(0, "max_pending_bytes")  # before the core's message: one at a time
         self._send = send
         self._number = 0
         self._replies: dict[int, Entry] = {}
@@ -70,6 +72,9 @@ class RemoteInference:
         if len(self._known) >= _KNOWN_MODELS:
             self._known.clear()
         self._known.add((name, version))
+
+    def check_room(self, name: str, version: str) -> None:
+        """The core knows, and tells when the request is there."""
 
     async def startup_names(self) -> list[str]:
         """Names of the models that were loaded when the server started, sorted."""

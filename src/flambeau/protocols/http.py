@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 from flambeau.errors import ErrorKind, FlambeauError
 from flambeau.protocols.openapi import Operation
 from flambeau.protocols.status import json_body
+from flambeau.scheduling.held_bytes import HeldBytes
 
 Endpoint = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -106,11 +107,14 @@ def method_not_allowed(reason: str = "") -> FlambeauError:
     return FlambeauError(ErrorKind.METHOD_NOT_ALLOWED, f"{text} {reason}".rstrip())
 
 
-async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
+async def read_body(
+    scope: Scope, receive: Receive, limit: int, pending: HeldBytes | None = None
+) -> bytes:
     """Read a request's whole body, refusing more than `limit` bytes before they are held.
 
-    Raises `FlambeauError`: PAYLOAD_TOO_LARGE, REQUEST_TIMEOUT when no byte came for `BODY_SECONDS`,
-    or CANCELLED when the client left.
+    What has come of a body that is not complete counts as `pending`. Raises `FlambeauError`:
+    PAYLOAD_TOO_LARGE, OVERLOADED when `pending` has no room, REQUEST_TIMEOUT when no byte came for
+    `BODY_SECONDS`, or CANCELLED when the client left.
     """
     exchange: Exchange = scope["extensions"][EXCHANGE]
     whole = exchange.take_body()
@@ -118,11 +122,14 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
         if len(whole) > limit:
             raise _too_large(limit)
         return whole
+    pending = pending or HeldBytes(limit, "max_request_size")
     announced = header(scope, b"content-length")
-    if announced.isdigit() and int(announced) > limit:
-        raise _too_large(limit)
+    if announced.isdigit():
+        if int(announced) > limit:
+            raise _too_large(limit)
+        pending.check(int(announced))
     parts: list[bytes] = []
-    size = 0
+    size = held = 0
     stall = _Stall()
     try:
         async with asyncio.timeout(None) as stall.limit:
@@ -135,6 +142,9 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
                 size += len(part)
                 if size > limit:
                     raise _too_large(limit)
+                pending.check(len(part))
+                pending.add(len(part))
+                held += len(part)
                 parts.append(part)
                 if not message.get("more_body", False):
                     return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -143,6 +153,7 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
         raise FlambeauError(ErrorKind.REQUEST_TIMEOUT, text) from None
     finally:
         stall.stop()
+        pending.give_back(held)
 
 
 class _Stall:

@@ -70,13 +70,14 @@ class Predictor:
 
         async def predict(scope: Scope, receive: Receive, send: Send) -> None:
             await self._inference.check_model(call.name, call.version)
+            self._inference.check_room(call.name, call.version)
             await self.answer(call, await self.fields(call, scope, receive), scope, send)
 
         return ModelEndpoint(call.name, describe if method == "OPTIONS" else predict)
 
     async def fields(self, call: Call, scope: Scope, receive: Receive) -> list[Field]:
         """Read the body within the limit, and split it; query parameters come first."""
-        body = await read_body(scope, receive, self._limit)
+        body = await read_body(scope, receive, self._limit, self._inference.pending)
         fields = await split_body(header(scope, b"content-type"), body)
         if call.query_fields:
             return [Field(name, "", value) for name, value in query_parameters(scope)] + fields

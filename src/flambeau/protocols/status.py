@@ -65,6 +65,8 @@ def http_error(kind: ErrorKind) -> HttpError:  # noqa: C901, PLR0911, PLR0912  #
             return HttpError(499, "ClientClosedRequestException")
         case ErrorKind.NO_WORKER | ErrorKind.OVERLOADED:
             return HttpError(503, "ServiceUnavailableException")
+        case ErrorKind.OWN_LIMIT:
+            return HttpError(429, "ServiceUnavailableException", torchserve=503)
         case ErrorKind.POISONOUS_INPUT:
             return HttpError(503, "ServiceUnavailableException", torchserve=500)
         case ErrorKind.HANDLER_FAILED:

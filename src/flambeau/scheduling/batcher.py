@@ -14,6 +14,8 @@ from collections.abc import Callable
 
 from flambeau.errors import WORKER_DIED, ErrorKind, FlambeauError
 from flambeau.scheduling.batch import Batch, ContinuousBatch
+from flambeau.scheduling.deadlines import Deadlines, Patience
+from flambeau.scheduling.pace import Pace
 from flambeau.scheduling.policy import LaneRoom, Room
 from flambeau.scheduling.quarantine import DEATHS, REFUSED_SECONDS, Quarantine
 from flambeau.scheduling.queue import MAX_ATTEMPTS, Entry, Source
@@ -22,6 +24,8 @@ from flambeau.supervisor.pool import Pool, no_worker_error
 from flambeau.supervisor.slot import AHEAD, Slot
 
 logger = logging.getLogger(__name__)
+
+_PATIENT = Patience(120, 120, 240, "job_queue_timeout")
 
 MIN_BULK_BYTES = 2_048
 """A request without a lane of its own is bulk work where it has more bytes than this, and is more
@@ -32,8 +36,9 @@ class Batcher:
     """The scheduler of one model.
 
     `limit_of` makes a batch's limit of the model's batch size. A batch that is not full is held back
-    until its oldest entry has waited for `wait` seconds. `continuous` lets requests join a batch that runs; `ticket` refuses
-    a request for which no worker is free (section 4.1).
+    until its oldest entry has waited for `wait` seconds; `patience` is for how long a request may
+    wait at all. `continuous` lets requests join a batch that runs; `ticket` refuses a request for
+    which no worker is free (section 4.1).
     """
 
     def __init__(  # noqa: PLR0913  # the modes are independent
@@ -45,6 +50,7 @@ class Batcher:
         *,
         limit_of: Callable[[int], int] = lambda batch_size: batch_size,
         wait: float = 0,
+        patience: Patience = _PATIENT,
         continuous: bool = False,
         ticket: bool = False,
         clock: Callable[[], float] = time.monotonic,
@@ -58,6 +64,9 @@ class Batcher:
         self._limit_of = limit_of
         self._pool = pool
         self._wait = wait
+        self._patience = patience
+        self._deadlines = Deadlines(source, self._expire, clock)
+        self._pace = Pace()
         self._timer: asyncio.TimerHandle | None = None
         self._pump_is_due = False
         self._continuous = continuous
@@ -80,10 +89,7 @@ class Batcher:
         Raises `FlambeauError` when it cannot be served, the queue is full, or its input has ended
         workers.
         """
-        if (refusal := self._no_worker()) is not None:
-            raise refusal
-        if self._ticket and len(self.source) >= self._tickets():
-            raise no_worker_error(self._name)
+        self.check()
         if seconds := self.quarantine.seconds_left(entry.request):
             raise self._refused(seconds)
         entry.tokens = self.cost.tokens(entry.size)
@@ -95,9 +101,31 @@ class Batcher:
         else:
             large = 0 < pass_tokens < entry.tokens
             entry.bulk = large and entry.size > MIN_BULK_BYTES
-        self.source.put(entry)
+        if entry.deadline is None:
+            entry.deadline = entry.arrived + self._longest_wait()
+        try:
+            self.source.put(entry)
+        except FlambeauError as error:
+            raise self._with_wait(error) from None
         self._idle.clear()
         self.pump()
+        if not entry.attempts:
+            self._deadlines.watch(entry)
+
+    def check(self) -> None:
+        """Raise the error of a request that would be refused whatever it is."""
+        if (refusal := self._no_worker()) is not None:
+            raise refusal
+        if self._ticket and len(self.source) >= self._tickets():
+            raise self._with_wait(no_worker_error(self._name))
+        try:
+            self.source.check()
+        except FlambeauError as error:
+            raise self._with_wait(error) from None
+
+    def retry_after(self) -> int:
+        """In how many seconds a request that is refused now may come again, from 1 to 60."""
+        return self._pace.retry_after(len(self.source), self._clock())
 
     def pump(self) -> None:
         """Form batches while something waits and a worker has room for it."""
@@ -133,7 +161,7 @@ class Batcher:
         now = self._clock()
         taken = self.source.take(room, now)
         for entry in taken.late:
-            entry.fail(self._too_late())
+            entry.fail(self._too_late(entry))
         for entry in taken.run:
             entry.attempts += 1
             entry.dispatched = now
@@ -156,11 +184,16 @@ class Batcher:
         self._pump_is_due = False
         self.pump()
 
-    def expire(self, entry: Entry) -> None:
-        """The entry's deadline has passed: answer it, unless a worker has begun with it."""
-        if not entry.settled and entry.on_left is None:
-            entry.fail(self._too_late())
-            self.withdrawn(entry)
+    def _expire(self, entries: list[Entry]) -> None:
+        """No worker has begun with these before their deadlines: answer them."""
+        for entry in entries:
+            entry.fail(self._too_late(entry))
+        self.source.drop_settled()
+        self.pump()
+
+    def _longest_wait(self) -> float:
+        loaded = self._pool.ready_count() > 0
+        return self._patience.usual if loaded else self._patience.loading
 
     def withdrawn(self, entry: Entry) -> None:
         """Nobody waits for this entry any more."""
@@ -171,8 +204,11 @@ class Batcher:
 
     def ran(self, batch: Batch, handler_seconds: float, *, finished: bool) -> None:
         """A run of a batch is over."""
-        self.source.ran(batch.entries, self._clock())
+        now = self._clock()
+        self.source.ran(batch.entries, now)
         self.on_batch(batch, handler_seconds)
+        settled = sum(entry.settled for entry in batch.entries)
+        self._pace.answered(settled, now, waiting=len(self.source) > 0)
         for entry in batch.entries:
             if entry.settled:
                 entry.on_left = None  # no cycle: bodies are freed at once
@@ -204,14 +240,22 @@ class Batcher:
             if entry.settled:
                 continue
             if retriable and entry.attempts < MAX_ATTEMPTS and not self._is_refused(entry):
+                self._give_time(entry)
                 again.append(entry)
             elif entry.sequence is not None and ended:
                 entry.fail(sequence_lost(entry.sequence.id, error))
             else:
                 entry.fail(error)
         self.source.put_back(again)
+        for entry in again:
+            self._deadlines.watch(entry)
         self.pump()
         return blamed
+
+    def _give_time(self, entry: Entry) -> None:
+        """A lost worker has used up an entry's time, unless that is the client's own."""
+        if entry.deadline is not None and self._patience.again:
+            entry.deadline = max(entry.deadline, self._clock() + self._patience.again)
 
     def blame(self, batch: Batch, *, alone: bool) -> bool:
         """Note that a worker has ended under the entries of a batch that were not answered.
@@ -242,6 +286,10 @@ class Batcher:
         self._wait = 0
         self.pump()
         await self._idle.wait()
+
+    def close(self) -> None:
+        """Nothing comes any more."""
+        self._deadlines.stop()
 
     def _start(self, slot: Slot, entries: list[Entry]) -> None:
         kind = ContinuousBatch if self._continuous else Batch
@@ -280,9 +328,18 @@ class Batcher:
         )
         return FlambeauError(ErrorKind.POISONOUS_INPUT, text, retry_after=math.ceil(seconds))
 
-    def _too_late(self) -> FlambeauError:
-        text = f'Model "{self._name}" had no free worker before the request\'s time-out'
-        return FlambeauError(ErrorKind.TIMEOUT, f"{text} (clientTimeoutInMills)", retry_after=1)
+    def _too_late(self, entry: Entry) -> FlambeauError:
+        waited = self._clock() - entry.arrived
+        text = (
+            f'Model "{self._name}" had no free worker before the request\'s time-out: it waited for'
+            f" {waited:.3g} s ({self._patience.key})"
+        )
+        return self._with_wait(FlambeauError(ErrorKind.TIMEOUT, text))
+
+    def _with_wait(self, error: FlambeauError) -> FlambeauError:
+        if error.kind is not ErrorKind.WORKER_DIED:  # a sequence that is lost does not come back
+            error.retry_after = self.retry_after()
+        return error
 
 
 class CostEstimate:

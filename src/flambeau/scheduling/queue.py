@@ -28,8 +28,7 @@ class Entry:
     `alone` keeps it out of batches (describe requests). `lane` is the one that the client asked for;
     `bulk` work yields to other requests, `tokens` is what it will probably cost. `sequence` is its
     place in a sequence, None for a stateless model. `on_news` is called where there is something to
-    `take`, `on_left` where the client leaves while a worker computes; `timer`, which answers an
-    entry that is too late, is cancelled once it is settled.
+    `take`, `on_left` where the client leaves while a worker computes.
     """
 
     __slots__ = (
@@ -53,7 +52,6 @@ class Entry:
         "settled",
         "size",
         "streaming",
-        "timer",
         "tokens",
     )
 
@@ -70,7 +68,6 @@ class Entry:
         self.bulk = False
         self.tokens = 0
         self.sequence: SequencePlace | None = None
-        self.timer: asyncio.TimerHandle | None = None
         self.max_part_bytes = 0  # of an answer's parts; 0: no limit
         self.streaming = False
         self.settled = False
@@ -148,8 +145,6 @@ class Entry:
 
     def _settle(self, error: FlambeauError | None) -> None:
         self.settled = True
-        if self.timer is not None:
-            self.timer.cancel()
         if self.on_settled is not None:
             self.on_settled(self, error)
 
@@ -196,6 +191,9 @@ class Source(Protocol):
 
     def __iter__(self) -> Iterator[Entry]: ...
 
+    def check(self) -> None:
+        """Raise `FlambeauError` (OVERLOADED) where there is no room for whatever entry."""
+
     def put(self, entry: Entry) -> None:
         """Accept an entry. Raises `FlambeauError` where there is no room for it."""
 
@@ -236,16 +234,17 @@ class RequestQueue:
     def __iter__(self) -> Iterator[Entry]:
         return chain(self._interactive, self._bulk)
 
-    def put(self, entry: Entry) -> None:
-        """Append an entry. Raises `FlambeauError` (OVERLOADED) when the queue is full."""
+    def check(self) -> None:
+        """Raise `FlambeauError` (OVERLOADED) when the queue is full."""
         if len(self) >= self.capacity:
             self.drop_settled()
         if len(self) >= self.capacity:
-            raise FlambeauError(
-                ErrorKind.OVERLOADED,
-                f"the queue is full: {self.capacity} requests wait already (job_queue_size)",
-                retry_after=1,
-            )
+            text = f"the queue is full: {self.capacity} requests wait already (job_queue_size)"
+            raise FlambeauError(ErrorKind.OVERLOADED, text)
+
+    def put(self, entry: Entry) -> None:
+        """Append an entry. Raises as `check` does."""
+        self.check()
         self._lane_of(entry).append(entry)
 
     def put_back(self, entries: list[Entry]) -> None:

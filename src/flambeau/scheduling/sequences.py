@@ -58,7 +58,7 @@ class SequenceQueue:
     """Waiting entries of a stateful model. Those without a sequence (describe) run anywhere.
 
     `workers` says how many workers share the sequences; `refuse` makes the error of a request that
-    finds no room.
+    would open one too many.
     """
 
     def __init__(
@@ -84,11 +84,14 @@ class SequenceQueue:
     def __iter__(self) -> Iterator[Entry]:
         return chain(self._anywhere, *(each.waiting for each in self._open.values()))
 
+    def check(self) -> None:
+        """Each sequence has room of its own: only `put` can tell."""
+
     def put(self, entry: Entry) -> None:
         """Append an entry to its sequence, which opens if need be.
 
-        Raises `FlambeauError`: too many open sequences, too many requests of this one, or its state
-        was lost with a worker (told once; then the sequence may be opened again).
+        Raises `FlambeauError`: too many open sequences, too many requests of this one (OWN_LIMIT),
+        or its state was lost with a worker (told once; then the sequence may be opened again).
         """
         place = entry.sequence
         if place is None:
@@ -103,7 +106,7 @@ class SequenceQueue:
             sequence = self._begin(place.id, now, told_to_start=place.opens)
         room = self._rules.queue_size + (0 if sequence.held else 1)
         if sum(not waiting.settled for waiting in sequence.waiting) >= room:
-            raise self._refuse()
+            raise _too_many_of_one(place.id, self._rules.queue_size)
         sequence.waiting.append(entry)
 
     def put_back(self, entries: list[Entry]) -> None:
@@ -220,6 +223,14 @@ class SequenceQueue:
         mine = [each for each in self._open.values() if each.owner == worker]
         ready = [each for each in mine if each.waiting and not each.held]
         return sorted(ready, key=lambda each: each.waiting[0].arrived)
+
+
+def _too_many_of_one(name: str, limit: int) -> FlambeauError:
+    text = (
+        f"Of sequence {name} {limit} requests wait already, behind the one that runs"
+        " (maxSequenceJobQueueSize)."
+    )
+    return FlambeauError(ErrorKind.OWN_LIMIT, text)
 
 
 def sequence_lost(name: str, error: FlambeauError) -> FlambeauError:

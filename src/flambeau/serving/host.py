@@ -6,6 +6,7 @@ import sys
 import msgspec
 
 from flambeau.ipc.messages import Load
+from flambeau.scheduling.held_bytes import HeldBytes
 from flambeau.serving.options import ModelOptions
 from flambeau.serving.placement import Placement
 from flambeau.supervisor.environments import Environments
@@ -42,7 +43,7 @@ class Host(msgspec.Struct, frozen=True):
     """What the server lends to each of its models. `environment` is that of worker processes.
 
     `light` is the zygote for models whose workers import no torch: it is ready in the time of one
-    `import numpy`, where `zygote` takes seconds.
+    `import numpy`, where `zygote` takes seconds. `pending` counts the bytes of all their requests.
     """
 
     zygote: Zygote
@@ -52,6 +53,7 @@ class Host(msgspec.Struct, frozen=True):
     counters: Counters
     environment: dict[str, str]
     environments: Environments
+    pending: HeldBytes
 
     def zygote_for(self, placement: Placement) -> Zygote:
         """The zygote that a model's workers are forked from; `ensure` comes before the first."""

@@ -6,6 +6,7 @@ from typing import Protocol
 import msgspec
 
 from flambeau.errors import ErrorKind, FlambeauError
+from flambeau.scheduling.held_bytes import HeldBytes
 from flambeau.scheduling.queue import Entry
 from flambeau.serving.registry import Registry
 from flambeau.types import Field, InferenceRequest
@@ -18,7 +19,12 @@ _NO_ANSWER = "Failed to get customized model metadata: no answer within response
 
 
 class DataPlane(Protocol):
-    """What protocols ask for: of `Inference`, or of the core behind a socket."""
+    """What protocols ask for: of `Inference`, or of the core behind a socket.
+
+    `pending` counts the bytes of bodies that this process holds and nobody has answered.
+    """
+
+    pending: HeldBytes
 
     def submit(
         self,
@@ -37,6 +43,12 @@ class DataPlane(Protocol):
     async def check_model(self, name: str, version: str) -> None:
         """Raise the error of a request for this model before its body is read, if there is one."""
 
+    def check_room(self, name: str, version: str) -> None:
+        """Raise the error of a request for this model that is refused whatever its body is.
+
+        It may be left to `submit`.
+        """
+
     async def startup_names(self) -> list[str]:
         """Names of the models that were loaded when the server started, sorted."""
 
@@ -50,7 +62,8 @@ class DataPlane(Protocol):
 class Inference:
     """Predictions, for every protocol: the `DataPlane` of the server process."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, pending: HeldBytes) -> None:
+        self.pending = pending
         self._registry = registry
 
     def submit(
@@ -94,6 +107,10 @@ class Inference:
     async def check_model(self, name: str, version: str) -> None:
         """Raise the error of a request for this model before its body is read, if there is one."""
         self._registry.get(name, version)
+
+    def check_room(self, name: str, version: str) -> None:
+        """Raise the error of a request for this model that is refused whatever its body is."""
+        self._registry.get(name, version).check_room(version)
 
     async def startup_names(self) -> list[str]:
         """Names of the models that were loaded when the server started, sorted."""

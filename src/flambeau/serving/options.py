@@ -11,6 +11,7 @@ from typing import TypeVar
 import msgspec
 
 from flambeau.config import ServerConfig
+from flambeau.scheduling.deadlines import Patience
 from flambeau.serving.model_yaml import ModelYaml
 from flambeau.serving.placement import Placement, place
 from flambeau.types import ModelKey
@@ -19,6 +20,9 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_DELAY_MS = 100
 """TorchServe's `maxBatchDelay` where nobody set one."""
+
+QUEUE_SECONDS = 120
+"""How long a request may wait for a worker where nobody said it; longer if the worker may be."""
 
 DEFAULT_IDLE_MS = 60_000
 """When an idle sequence is closed, for a yaml that batches by sequence and does not say it."""
@@ -79,6 +83,8 @@ class ModelOptions(msgspec.Struct, frozen=True):
     asynchronous: bool = False
     sequences: SequenceOptions = SequenceOptions()
     max_response_size: int = 0
+    queue_bytes: int = 1024**3
+    queue_timeout: float = 0
 
     @property
     def batch_wait(self) -> float:
@@ -89,6 +95,14 @@ class ModelOptions(msgspec.Struct, frozen=True):
         """
         asked = self.batch_size > 1 and self.max_batch_delay != DEFAULT_DELAY_MS
         return self.max_batch_delay / 1000 if asked else 0
+
+    @property
+    def patience(self) -> Patience:
+        """For how long a request may wait for a worker."""
+        if self.client_timeout:
+            return Patience(self.client_timeout, self.client_timeout, 0, "clientTimeoutInMills")
+        usual = self.queue_timeout or max(self.response_timeout, QUEUE_SECONDS)
+        return Patience(usual, max(usual, self.startup_timeout), 2 * usual, "job_queue_timeout")
 
     @property
     def concurrency(self) -> int:
@@ -147,6 +161,8 @@ def resolve_options(
         asynchronous=asynchronous,
         sequences=_sequences(from_yaml),
         max_response_size=config.max_response_size,
+        queue_bytes=config.job_queue_bytes,
+        queue_timeout=config.job_queue_timeout,
     )
 
 

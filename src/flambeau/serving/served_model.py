@@ -15,6 +15,7 @@ from flambeau.errors import ErrorKind, FlambeauError
 from flambeau.ipc.messages import Load
 from flambeau.scheduling.batch import Batch
 from flambeau.scheduling.batcher import Batcher
+from flambeau.scheduling.held_bytes import HeldBytes
 from flambeau.scheduling.queue import Entry, RequestQueue, SequencePlace, Source
 from flambeau.scheduling.sequences import SequenceQueue, SequenceRules
 from flambeau.serving.host import Host
@@ -44,6 +45,7 @@ class ServedModel:
         self.options = options
         self.info: dict[str, str] = {}
         self._metrics = host.metrics
+        self._held = (HeldBytes(options.queue_bytes, "job_queue_bytes"), host.pending)
         self.minimum = 0
         self.maximum = 0
         self.pool = host.new_pool(load, options)
@@ -55,6 +57,7 @@ class ServedModel:
             max(options.batch_size, 1),
             limit_of=options.batch_limit,
             wait=options.batch_wait,
+            patience=options.patience,
             continuous=options.continuous_batching,
             ticket=options.use_job_ticket,
         )
@@ -82,7 +85,7 @@ class ServedModel:
 
     def submit(self, request: InferenceRequest, asked_version: str) -> Entry:
         """Accept a request. Raises `FlambeauError` when there is no worker or no room."""
-        entry = self._entry(request, self.options.client_timeout)
+        entry = Entry(request, time.monotonic())
         entry.lane = _lane(request.headers)
         if self.options.sequences.on:
             entry.sequence = self._place(request.headers)
@@ -96,25 +99,42 @@ class ServedModel:
             raise
         return entry
 
+    def check_room(self, asked_version: str) -> None:
+        """Raise the error of a request that is refused whatever its body, and count it."""
+        try:
+            self.batcher.check()
+        except FlambeauError as error:
+            self._metrics.accepted(self.key, asked_version)
+            self._metrics.failed(self.key, error.kind)
+            raise
+
     def describe(self, request: InferenceRequest) -> Entry:
         """Accept a request that asks the handler about itself: alone, and in no metric."""
-        entry = self._entry(request, self.options.response_timeout)
+        now = time.monotonic()
+        entry = Entry(request, now, now + self.options.response_timeout)
         entry.alone = True
-        self._accept(entry)
+        self.batcher.submit(entry)
         return entry
 
-    @staticmethod
-    def _entry(request: InferenceRequest, patience: float) -> Entry:
-        now = time.monotonic()
-        return Entry(request, now, now + patience if patience else None)
-
     def _accept(self, entry: Entry) -> None:
-        """Queue an entry, to be answered at its deadline at the latest if it must wait so long."""
-        self.batcher.submit(entry)
-        if entry.deadline is not None and not entry.settled:
-            delay = entry.deadline - entry.arrived
-            loop = asyncio.get_running_loop()
-            entry.timer = loop.call_later(delay, self.batcher.expire, entry)
+        """Queue an entry; its bytes are held until it is settled."""
+        try:
+            for held in self._held:
+                held.check(entry.size)
+        except FlambeauError as error:
+            error.retry_after = self.batcher.retry_after()
+            raise
+        for held in self._held:
+            held.add(entry.size)
+        try:
+            self.batcher.submit(entry)
+        except FlambeauError:
+            self._give_back(entry)
+            raise
+
+    def _give_back(self, entry: Entry) -> None:
+        for held in self._held:
+            held.give_back(entry.size)
 
     def scale(self, minimum: int, maximum: int) -> None:
         """Ask for at least `minimum` and at most `maximum` workers."""
@@ -131,6 +151,7 @@ class ServedModel:
             logger.warning("%s: requests were still running after %g s", self.key, seconds)
             self.pool.kill()
             in_time = False
+        self.batcher.close()
         self.pool.close()
         return in_time
 
@@ -183,6 +204,7 @@ class ServedModel:
         self._metrics.batch(self.key, queued, worker, handler_seconds)
 
     def _on_settled(self, entry: Entry, error: FlambeauError | None, asked_version: str) -> None:
+        self._give_back(entry)
         if error is not None:
             self._metrics.failed(self.key, error.kind)
             if error.kind is ErrorKind.CANCELLED:
