@@ -2,7 +2,14 @@
 
 import pytest
 
-from flambeau.archive.addresses import file_name, is_address, is_public, parse_url, spells_out
+from flambeau.archive.addresses import (
+    file_name,
+    is_address,
+    is_public,
+    may_reach,
+    parse_url,
+    spells_out,
+)
 from flambeau.errors import ArchiveError, ErrorKind
 
 ALLOWED = (r"https://models\.example/.*", "file:///srv/models/.*", "http://10.0.0.7:9000/.*")
@@ -121,6 +128,9 @@ def test_a_private_host_must_be_spelt_out(pattern: str, host: str, expected: boo
         ("fe80::1%eth0", False),
         ("fd00::1", False),
         ("::ffff:127.0.0.1", False),
+        ("::127.0.0.1", False),
+        ("::", False),
+        ("64:ff9b:1::808:808", False),
         ("64:ff9b::a9fe:a9fe", False),
         ("2002:7f00:1::", False),
     ],
@@ -128,3 +138,26 @@ def test_a_private_host_must_be_spelt_out(pattern: str, host: str, expected: boo
 def test_private_addresses(address: str, expected: bool) -> None:
     """Private, local and reserved ones, in every disguise of IPv6."""
     assert is_public(address) is expected
+
+
+@pytest.mark.parametrize(
+    ("address", "host", "named", "expected"),
+    [
+        ("93.184.216.34", "models.example", False, True),
+        ("10.0.0.7", "minio", True, True),
+        ("10.0.0.7", "minio", False, False),
+        ("127.0.0.1", "127.0.0.1", True, True),
+        ("127.0.0.1", "localhost", True, True),
+        ("127.0.0.1", "models.example", True, False),
+        ("127.0.0.1", "notlocalhost", True, False),
+        ("169.254.169.254", "models.example", True, False),
+        ("169.254.169.254", "169.254.169.254", True, True),
+        ("::1", "models.example", True, False),
+        ("::ffff:127.0.0.1", "models.example", True, False),
+        ("::ffff:169.254.169.254", "models.example", True, False),
+        ("0.0.0.0", "models.example", True, False),
+    ],
+)
+def test_what_a_name_may_lead_to(address: str, host: str, named: bool, expected: bool) -> None:
+    """A name that the operator trusts is still its zone's to turn against this machine."""
+    assert may_reach(address, host, named=named) is expected

@@ -2,7 +2,9 @@
 
 An address must match one of the operator's patterns as a whole. Besides, a host in a private network
 is reached only if a pattern spells that host out: a pattern such as `https?://.*` opens the internet
-and not the machine's neighbours.
+and not the machine's neighbours. What a name means is up to whoever runs its zone: the machine itself
+and link-local addresses (a cloud's credentials) are reached by a number that is spelled out, or by
+`localhost`.
 """
 
 import ipaddress
@@ -18,6 +20,8 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://|(file):", re.IGNORECASE)
 _FETCHED = ("http", "https", "file")
 _MAX_NAME = 200
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_LOCAL_NAT64 = ipaddress.ip_network("64:ff9b:1::/48")  # wherever a network's owner lets it lead
+_COMPATIBLE = ipaddress.ip_network("::/96")
 
 
 def is_address(url: str) -> bool:
@@ -78,16 +82,33 @@ def spells_out(allowed: Sequence[str], host: str) -> bool:
     return False
 
 
+def may_reach(address: str, host: str, *, named: bool) -> bool:
+    """Whether a numeric address may be asked that `host` leads to. `named`: a pattern spells it out."""
+    if is_public(address) or (named and host == address):
+        return True
+    parsed = _plain(address)
+    if parsed.is_loopback:
+        return named and f".{host.lower()}".endswith(".localhost")
+    return named and not (parsed.is_link_local or parsed.is_multicast or parsed.is_unspecified)
+
+
 def is_public(address: str) -> bool:
     """Whether a numeric address belongs to the internet: not private, local, or reserved."""
+    parsed = _plain(address)
+    return parsed.is_global and not parsed.is_multicast and parsed not in _LOCAL_NAT64
+
+
+def _plain(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """An address without its zone, and out of the IPv6 forms that carry one of IPv4."""
     parsed = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(parsed, ipaddress.IPv6Address):
         inner = parsed.ipv4_mapped or parsed.sixtofour
-        if parsed in _NAT64:
+        if parsed.is_loopback or parsed.is_unspecified:
+            return parsed
+        if parsed in _NAT64 or parsed in _COMPATIBLE:
             inner = ipaddress.IPv4Address(int(parsed) & 0xFFFFFFFF)
-        if inner is not None:
-            return is_public(str(inner))
-    return parsed.is_global and not parsed.is_multicast
+        return inner or parsed
+    return parsed
 
 
 def _not_found(message: str) -> ArchiveError:

@@ -8,6 +8,7 @@ overwritten, unless the archive came from the same address and no model uses it.
 import asyncio
 import contextlib
 import fcntl
+import functools
 import logging
 import os
 import secrets
@@ -22,8 +23,9 @@ from urllib.parse import SplitResult, unquote
 import httpx
 import msgspec
 
-from flambeau.archive.addresses import file_name, is_public, parse_url, spells_out
+from flambeau.archive.addresses import file_name, may_reach, parse_url, spells_out
 from flambeau.archive.entries import CHUNK_BYTES
+from flambeau.archive.signatures import MAX_BYTES, SIGNATURE_SUFFIX
 from flambeau.errors import STORAGE_ERRNOS, ArchiveError, ErrorKind, StorageError
 
 logger = logging.getLogger(__name__)
@@ -37,11 +39,15 @@ _SILENCE_SECONDS = 60.0
 
 
 class FetchRules(msgspec.Struct, frozen=True):
-    """From where archives may be fetched (regular expressions), and how large and slow they may be."""
+    """From where archives may be fetched (regular expressions), and how large and slow they may be.
+
+    With `signatures`, each archive's is fetched, too, if there is one: the address with `.sig`.
+    """
 
     allowed: tuple[str, ...] = ()
     max_bytes: int = 32 * 1024**3
     seconds: float = 1800
+    signatures: bool = False
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -85,6 +91,8 @@ async def fetch(
         with _quarantine(target) as (stage, file):
             async with asyncio.timeout(rules.seconds):
                 await _copy(parts, file, rules)
+                if rules.signatures:
+                    await _fetch_signature(parts, stage, rules)
             await asyncio.to_thread(_flush, file)
             await asyncio.to_thread(check, stage, target.name)
             await asyncio.to_thread(_admit, stage, target, url, replace=replace)
@@ -98,6 +106,23 @@ async def fetch(
         return target
     logger.warning("Failed to download archive from: %s: %s", _shown(parts), failure)
     raise ArchiveError(f"Failed to download archive from: {url}", ErrorKind.DOWNLOAD_FAILED)
+
+
+async def _fetch_signature(parts: SplitResult, stage: Path, rules: FetchRules) -> None:
+    """Fetch the signature of an archive beside it; without one, the archive is an unsigned one."""
+    beside = parts._replace(path=parts.path + SIGNATURE_SUFFIX, query="", fragment="")
+    file = _signature_of(stage)
+    try:
+        allowed = parse_url(beside.geturl(), rules.allowed)
+        with file.open("xb") as output:
+            await _copy(allowed, output, msgspec.structs.replace(rules, max_bytes=MAX_BYTES))
+    except (ArchiveError, httpx.HTTPError, OSError, _FetchError) as error:
+        logger.info("%s has no signature: %s", _shown(parts), str(error) or type(error).__name__)
+        file.unlink(missing_ok=True)
+
+
+def _signature_of(archive: Path) -> Path:
+    return archive.with_name(archive.name + SIGNATURE_SUFFIX)
 
 
 def _came_from(target: Path, url: str) -> bool:
@@ -133,6 +158,7 @@ def _quarantine(target: Path) -> Iterator[tuple[Path, BinaryIO]]:
     for leftover in target.parent.glob(f".*{_SUFFIX}"):
         with contextlib.suppress(OSError), leftover.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # its owner is dead
+            _signature_of(leftover).unlink(missing_ok=True)
             leftover.unlink(missing_ok=True)
     stage = target.with_name(f".{target.name}.{secrets.token_hex(8)}{_SUFFIX}")
     with stage.open("xb") as file:
@@ -140,6 +166,7 @@ def _quarantine(target: Path) -> Iterator[tuple[Path, BinaryIO]]:
         try:
             yield stage, file
         finally:
+            _signature_of(stage).unlink(missing_ok=True)
             stage.unlink(missing_ok=True)
 
 
@@ -156,6 +183,8 @@ def _admit(stage: Path, target: Path, url: str, *, replace: bool) -> None:
             if target.exists():
                 raise _taken(target) from None
             stage.rename(target)
+    if _signature_of(stage).exists():
+        _signature_of(stage).replace(_signature_of(target))
     _origin_file(target).write_bytes(msgspec.json.encode(_origin(target, url)))
 
 
@@ -237,17 +266,18 @@ async def _resolve(url: httpx.URL, allowed: Sequence[str]) -> list[str]:
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(url.host, port, type=socket.SOCK_STREAM)
     addresses = list(dict.fromkeys(str(info[4][0]) for info in found))
-    if spells_out(allowed, url.host):
-        return addresses
-    public = [address for address in addresses if is_public(address)]
-    if addresses and not public:
+    named = spells_out(allowed, url.host)
+    usable = [each for each in addresses if may_reach(each, url.host, named=named)]
+    if addresses and not usable:
         raise _FetchError(
             f"{url.host} is in a private network; to allow it, spell it out in allowed_urls,"
             f" for example {url.scheme}://{url.netloc.decode('ascii')}/.*"
+            " (this machine and link-local addresses: by number)"
         )
-    return public
+    return usable
 
 
+@functools.cache  # 0.1 s of work
 def _trust() -> ssl.SSLContext:
     """The certificates that come with httpx, and the system's (`SSL_CERT_FILE` counts)."""
     context = httpx.create_ssl_context(trust_env=False)

@@ -28,7 +28,8 @@ def check_pinned(mode: str, saved: SavedModel, archive: OpenedArchive) -> None:
     A changed one is told of, and under `require` refused (raises `ArchiveError`): a snapshot restores
     what was served, and an archive that was exchanged in between was never admitted by anybody.
     """
-    if not saved.sha256 or saved.sha256 == archive.digest:
+    known = archive.digest or mode == "require"  # of a folder in place, nobody computes it
+    if not saved.sha256 or not known or saved.sha256 == archive.digest:
         return
     reason = (
         f"{saved.mar_name} is another archive now: its SHA-256 is {archive.digest or 'unknown'}, the"

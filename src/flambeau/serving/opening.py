@@ -45,7 +45,10 @@ class Opener:
         self._config = config
         self._host = host
         self._rules = FetchRules(
-            config.allowed_urls, config.download_max_bytes, config.download_timeout
+            config.allowed_urls,
+            config.download_max_bytes,
+            config.download_timeout,
+            signatures=store.policy.mode != "off" and store.policy.trusted is not None,
         )
 
     async def open(
