@@ -71,6 +71,8 @@ def entry_parts(name: str, *, drop_first: bool = False) -> tuple[str, ...]:
         raise ArchiveError(f"the entry name {shown(name)} {defect}")
     if drop_first and len(parts) > 1:
         parts = parts[1:]
+        if _DRIVE.match(parts[0]):
+            raise ArchiveError(f"the entry name {shown(name)} begins with a drive letter")
     return tuple(part for part in parts if part not in {"", "."})
 
 
