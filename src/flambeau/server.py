@@ -244,6 +244,8 @@ class Server:
                 access.gate(address),
                 CommonHeaders(config),
                 config.torchserve_statuses,
+                config.max_connections,
+                config.max_connections_per_address,
             )
             context = access.tls.context if access.tls is not None and address.tls else None
             listener = Listener(self._mounts(keys, access), answering)

@@ -7,9 +7,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from flambeau.frontend import http_connection
-from flambeau.frontend.refusals import MAX_HEAD_BYTES
-from flambeau.protocols import http as protocols_http
+from flambeau.protocols import limits
+from flambeau.protocols.limits import MAX_HEAD_BYTES
 from flambeau.testing.echo import Gate, predict, register, write_model
 from flambeau.testing.server import RunningServer, running_server
 
@@ -161,7 +160,7 @@ def test_a_head_must_be_complete_in_time(
     echo_server: RunningServer, monkeypatch: pytest.MonkeyPatch, begin: bytes
 ) -> None:
     """408 in JSON and the end of the connection; a request before it is answered."""
-    monkeypatch.setattr(http_connection, "HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(limits, "HEAD_SECONDS", 0.3)
     received = exchange(echo_server, begin)
     assert received.count(b"HTTP/1.1 200 ") == begin.count(b"\r\n\r\n")
     refused = received[received.rindex(b"HTTP/1.1 ") :]
@@ -174,7 +173,7 @@ def test_a_head_that_trickles_is_cut_off(
     echo_server: RunningServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Slowloris: a byte now and then does not win time."""
-    monkeypatch.setattr(http_connection, "HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(limits, "HEAD_SECONDS", 0.3)
     url = urlsplit(echo_server.inference)
     with socket.create_connection((url.hostname, url.port), timeout=0.05) as sock:
         received = b""
@@ -192,12 +191,15 @@ def test_a_connection_without_a_byte_is_closed(
     echo_server: RunningServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Silently: a browser may have opened it ahead of need."""
-    monkeypatch.setattr(http_connection, "HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(limits, "HEAD_SECONDS", 0.3)
     assert exchange(echo_server, b"") == b""
 
 
-def test_an_idle_connection_is_closed(echo_server: RunningServer) -> None:
-    """Silently, some seconds after its last answer."""
+def test_an_idle_connection_is_closed(
+    echo_server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Silently, a minute after its last answer."""
+    monkeypatch.setattr(limits, "IDLE_SECONDS", 0.3)
     received = exchange(echo_server, GET + b"\r\n" + GET + b"\r\n")
     assert received.count(b"HTTP/1.1 200 ") == 2
     assert b"connection: close" not in received
@@ -208,7 +210,7 @@ def test_a_body_that_stalls_is_a_408(
     echo_server: RunningServer, monkeypatch: pytest.MonkeyPatch, sent: bytes
 ) -> None:
     """With what every answer carries, and the end of the connection."""
-    monkeypatch.setattr(protocols_http, "BODY_SECONDS", 0.3)
+    monkeypatch.setattr(limits, "BODY_SECONDS", 0.3)
     received = exchange(echo_server, POST + b"\r\n" + sent)
     assert received.startswith(b"HTTP/1.1 408 ")
     for part in (b"connection: close", b"x-request-id: ", b'"RequestTimeoutException"'):
@@ -219,14 +221,19 @@ def test_a_slow_body_that_moves_is_read_and_a_slow_answer_is_awaited(
     echo_server: RunningServer, monkeypatch: pytest.MonkeyPatch, gate: Gate
 ) -> None:
     """The limits are on silence, and on the client's silence only."""
-    monkeypatch.setattr(protocols_http, "BODY_SECONDS", 1.5)
-    monkeypatch.setattr(http_connection, "HEAD_SECONDS", 0.8)
+    monkeypatch.setattr(limits, "BODY_SECONDS", 1.5)
+    monkeypatch.setattr(limits, "HEAD_SECONDS", 0.8)
     url = urlsplit(echo_server.inference)
-    head = POST + b"x-do: gate\r\nx-file: " + str(gate.file).encode() + b"\r\n\r\n"
+    head = (
+        POST.replace(b"10", b"4000")
+        + b"x-do: gate\r\nx-file: "
+        + str(gate.file).encode()
+        + b"\r\n\r\n"
+    )
     with socket.create_connection((url.hostname, url.port), timeout=0.2) as sock:
         sock.sendall(head)
         for _ in range(10):
-            sock.sendall(b"x")
+            sock.sendall(b"x" * 400)
             with pytest.raises(TimeoutError):
                 sock.recv(1)
         gate.wait_entered()

@@ -29,8 +29,9 @@ from cryptography.x509.oid import NameOID
 
 from flambeau.config import Address, ServerConfig
 from flambeau.errors import ConfigError
-from flambeau.frontend import http_connection, listeners
+from flambeau.frontend import http_connection
 from flambeau.frontend.tls import make_context, server_certificates
+from flambeau.protocols import limits
 from flambeau.testing.echo import write_model
 from flambeau.testing.server import RunningServer, running_server
 from flambeau.testing.waiting import wait_until
@@ -220,7 +221,7 @@ def test_a_client_that_does_not_shake_hands_is_sent_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It would hold a connection open for ever."""
-    monkeypatch.setattr(listeners, "HANDSHAKE_SECONDS", 0.2)
+    monkeypatch.setattr(limits, "HANDSHAKE_SECONDS", 0.2)
     with running_server(tmp_path, tmp_path / "cache", inference_address=SECURE) as server:
         url = httpx.URL(server.inference)
         with socket.create_connection((url.host, url.port or 0), timeout=60) as silent:

@@ -39,6 +39,7 @@ def error_of(body: bytes, content_type: str = JSON) -> PredictionError:
         (b'{\n"text": zebra}', "not valid JSON (line 2, column 9): Expecting value"),
         (b'"a movie', "not valid JSON (line 1, column 1): Unterminated string"),
         (b"[" * 200_000, "nested too deeply"),
+        (b"[" * 65 + b"]" * 65, "nested too deeply"),
         (b"1" * 5000, "too many digits"),
         (b'{"text": "\xff"}', "byte 10 is 0xff"),
     ],

@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from flambeau.errors import FlambeauError
-from flambeau.protocols.forms import MAX_PARTS, read_fields, split_body
+from flambeau.protocols.forms import read_fields, split_body
+from flambeau.protocols.limits import MAX_PARTS
 from flambeau.types import Field
 
 FORM = "application/x-www-form-urlencoded"

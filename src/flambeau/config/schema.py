@@ -108,6 +108,22 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
         Setting("let other machines reach the management API with no tokens and the model API on:"
             " whoever connects can run code", own=True),
     ] = False  # fmt: skip
+    max_connections: Annotated[
+        int,
+        Setting(
+            "connections of each listener and front-end process; beyond, the one that is idle longest"
+            " makes room, or the new one gets a 503; 0: no limit",
+            own=True,
+        ),
+    ] = 8192
+    max_connections_per_address: Annotated[
+        int,
+        Setting(
+            "of those, connections of one IP address; loopback and Unix sockets have no such limit."
+            " Raise it behind a balancer that opens more; 0: no limit",
+            own=True,
+        ),
+    ] = 1024
     max_request_size: Annotated[
         int, Setting("largest request body; a higher value is lowered to what a worker's message holds",
                  low=1, unit="bytes")

@@ -133,7 +133,7 @@ class Exchange:
         """The body, if it is here as a whole and nobody has read any of it; else None."""
         if self.more_body or self._expects_continue or self.disconnected:
             return None
-        self._connection.flow.resume_reading()
+        self._connection.read_on()
         return self._take()
 
     async def receive(self) -> Message:
@@ -142,7 +142,7 @@ class Exchange:
             self._connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._expects_continue = False
         if not self.disconnected and not self.response_complete:
-            self._connection.flow.resume_reading()
+            self._connection.read_on()
             if not self._news:
                 self._waiter = self._connection.loop.create_future()
                 await self._waiter

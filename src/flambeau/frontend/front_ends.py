@@ -57,6 +57,8 @@ _SETTINGS = (
     "cors_allowed_headers",
     "cors_allowed_methods",
     "cors_allowed_origin",
+    "max_connections",
+    "max_connections_per_address",
     "max_pending_bytes",
     "max_request_size",
     "token_failures_per_minute",

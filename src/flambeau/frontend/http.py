@@ -14,6 +14,7 @@ from typing import NamedTuple
 from starlette.types import Receive, Scope, Send
 
 from flambeau.errors import ErrorKind, FlambeauError
+from flambeau.frontend.connections import Connections
 from flambeau.frontend.exchange import Exchange
 from flambeau.frontend.gate import Gate
 from flambeau.frontend.headers import CommonHeaders
@@ -47,6 +48,8 @@ class Answering(NamedTuple):
     gate: Gate
     headers: CommonHeaders
     torchserve_statuses: bool = False
+    max_connections: int = 0
+    max_connections_per_address: int = 0
 
 
 class _Route(NamedTuple):
@@ -65,6 +68,9 @@ class Listener:
         self._mounts = mounts
         self._answering = answering
         self.headers = answering.headers
+        self.connections = Connections(
+            answering.max_connections, answering.max_connections_per_address
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""

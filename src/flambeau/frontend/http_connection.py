@@ -11,8 +11,6 @@ with HTTP/2: nothing is upgraded here.
 """
 
 import asyncio
-import re
-import urllib.parse
 from collections import deque
 from typing import TYPE_CHECKING, cast
 
@@ -26,23 +24,21 @@ from uvicorn.server import ServerState
 
 from flambeau.frontend.descriptors import is_scarce
 from flambeau.frontend.exchange import Exchange
-from flambeau.frontend.refusals import HEAD_SECONDS, MAX_HEAD_BYTES, refusal
-from flambeau.protocols.http import EXCHANGE, HEADER_NAMES
+from flambeau.frontend.heads import Head, with_known_method
+from flambeau.frontend.refusals import refusal
+from flambeau.protocols import limits
+from flambeau.protocols.http import EXCHANGE
 
 if TYPE_CHECKING:
     from flambeau.frontend.http import Listener
 
-_PARSED_METHODS = frozenset(
-    {b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"PATCH", b"OPTIONS", b"CONNECT"}
-)
-_USUAL = (b"POST /", b"GET /")
-_METHOD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}) /")
-
-_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
-"""Headers that say how long a body is."""
+_SLICE_BYTES = 16 * 1024
+"""Parsed at once: one read may hold thousands of requests, and only a few may wait."""
 
 GOODBYE_SECONDS = 1.0
 """How long a stop waits for TLS clients that have their answers to agree to the end."""
+
+_MUCH_BESIDE = f"Chunk extensions or trailers are larger than {limits.MAX_HEAD_BYTES} bytes."
 
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
 
@@ -66,16 +62,16 @@ class HttpConnection(asyncio.Protocol):
         self._running: Exchange | None = None  # the one that is being answered, or was last
         self.pipeline: deque[tuple[Exchange, Scope]] = deque()
         self._listener = cast("Listener", config.app)
-        self._keep_alive_seconds = config.timeout_keep_alive
         self._server = server_state
         self._new_parser()
-        self._url = b""
-        self._headers: list[tuple[bytes, bytes]] = []
-        self._names: list[bytes] = []
-        self._expects_continue = False
+        self._head = Head()
         self._method = b""  # the request's own, where the parser was given another
         self._connecting = False  # a CONNECT request: what follows is not HTTP
         self._unfinished_bytes = 0  # of a head that is not complete, at least
+        self._idle_bytes = 0  # since the last of a body's data: chunk extensions, trailers
+        self._unparsed = b""  # what waits until the requests before it are answered
+        # A refusal that waits for answers to what came before; nothing is read any more.
+        self._refused: tuple[int, str] | None = None
         self._may_be_long = False  # whether the head has to be measured when it is
         self._is_too_long = False
         self._in_head = True
@@ -83,7 +79,8 @@ class HttpConnection(asyncio.Protocol):
         self._begun = False  # whether a request's first byte has come, and not yet its last
         self._late_from: float | None = None  # since when the client has owed us something
         self._timer: asyncio.TimerHandle | None = None
-        self._idle_from: float | None = None  # since when nothing has been asked for
+        self.idle_from: float | None = None
+        self.stalled_from: float | None = None
         self._idle_timer: asyncio.TimerHandle | None = None
         self._dated: list[tuple[bytes, bytes]] = []
         self._date = b""
@@ -93,31 +90,35 @@ class HttpConnection(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)
         self.flow = FlowControl(self.transport)
         self._server.connections.add(self)  # type: ignore[arg-type]  # uvicorn names its own classes
+        client = get_remote_addr(self.transport)
         self._ends = {
             "type": "http",
             "asgi": _ASGI,
             "server": get_local_addr(self.transport),
-            "client": get_remote_addr(self.transport),
+            "client": client,
             "scheme": "https" if is_ssl(self.transport) else "http",
             "root_path": "",
         }
-        if is_scarce(self.transport):
-            self._refuse(503)
+        reason = self._listener.connections.admit(self, client)
+        if reason or is_scarce(self.transport):
+            self._refuse(503, reason)
             return
         self._late_from = self.loop.time()
-        self._watch(HEAD_SECONDS)
+        self._watch(limits.HEAD_SECONDS)
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
         for timer in filter(None, (self._timer, self._idle_timer)):
             timer.cancel()
         self._server.connections.discard(self)
+        self._listener.connections.forget(self)
         self.flow.resume_writing()
         if exc is None:
             self.transport.close()
         if self._running is not None:
             self._running.leave()
         self.pipeline.clear()
+        self._unparsed = b""
         self.exchange = self._running = None  # they know us, as the parser does: no cycle
         self.parser = cast("httptools.HttpRequestParser", None)
 
@@ -127,29 +128,56 @@ class HttpConnection(asyncio.Protocol):
 
     @override
     def resume_writing(self) -> None:
+        self.stalled_from = None
         self.flow.resume_writing()
 
     @override
     def data_received(self, data: bytes) -> None:
-        if self._in_head:
-            if not self._begun:
-                data = self._with_known_method(data)
-            self._unfinished_bytes += len(data)
-        if not self._in_head or self._unfinished_bytes > MAX_HEAD_BYTES:
-            self._may_be_long = True
-        self._idle_from = None
-        try:
-            self._parse(data)
-        except httptools.HttpParserError:
-            self._refuse(431 if self._is_too_long else 400)
-        if self._in_head and self._unfinished_bytes > MAX_HEAD_BYTES:
-            self._refuse(431)
+        self.idle_from = None
+        if self._unparsed or len(data) > _SLICE_BYTES:
+            self._unparsed += data
+            self._parse_slices()
+        else:
+            self._take(data)
         if self.transport.is_closing() or not self._owes():
             self._late_from = None
         elif self._late_from is None:
             self._late_from = self.loop.time()
             if self._timer is None:
-                self._watch(HEAD_SECONDS)
+                self._watch(limits.HEAD_SECONDS)
+
+    def _parse_slices(self) -> None:
+        """Parse until a request waits for its turn; the client waits with the rest."""
+        data, self._unparsed = self._unparsed, b""
+        for start in range(0, len(data), _SLICE_BYTES):
+            if self._refused or self.transport.is_closing():
+                return
+            if self.pipeline:
+                self._unparsed = data[start:]
+                self.flow.pause_reading()
+                return
+            self._take(data[start : start + _SLICE_BYTES])
+
+    def _take(self, data: bytes) -> None:
+        if self._refused:
+            return
+        if not self._in_head:
+            self._may_be_long = True
+            self._idle_bytes += len(data)
+        else:
+            if not self._begun:
+                data, self._method = with_known_method(data)
+            self._unfinished_bytes += len(data)
+            self._may_be_long = self._may_be_long or self._unfinished_bytes > limits.MAX_HEAD_BYTES
+        try:
+            self._parse(data)
+        except httptools.HttpParserError:
+            self._refuse(431 if self._is_too_long else 400)
+        if self._in_head:
+            if self._unfinished_bytes > limits.MAX_HEAD_BYTES:
+                self._refuse(431)
+        elif self._idle_bytes > limits.MAX_HEAD_BYTES:
+            self._refuse(400, _MUCH_BESIDE)
 
     def _parse(self, data: bytes) -> None:
         """Feed the parser. Where a head offers an upgrade it takes what follows for another protocol;
@@ -173,7 +201,7 @@ class HttpConnection(asyncio.Protocol):
     def _read_on(self) -> None:
         """Put a new parser where the head of the current request ends."""
         self._new_parser()
-        framing = self._framing()
+        framing = self._head.framing()
         if framing:
             lines = b"".join(b"%s: %s\r\n" % header for header in framing)
             self._resuming = True
@@ -181,9 +209,6 @@ class HttpConnection(asyncio.Protocol):
                 self.parser.feed_data(b"POST / HTTP/1.1\r\n" + lines + b"\r\n")
             finally:
                 self._resuming = False
-
-    def _framing(self) -> list[tuple[bytes, bytes]]:
-        return [header for header in self._headers if header[0] in _FRAMING]
 
     # what uvicorn's server calls
 
@@ -209,58 +234,45 @@ class HttpConnection(asyncio.Protocol):
         self._late_from = None
         self._begun = True
         self._in_head = True
-        self._url = b""
-        self._headers = []
-        self._names = []
-        self._expects_continue = self._connecting = False
+        self._head = Head()
+        self._connecting = False
 
     def on_url(self, url: bytes) -> None:
         """A part of the request's target."""
         if self._resuming:
             return
-        self._url += url
+        self._head.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One header."""
-        if self._resuming:
+        """One header; trailers, which would come after the keys were checked, are dropped."""
+        if self._resuming or not self._in_head:
             return
-        key = name.lower()
-        self._names.append(name)
-        self._headers.append((key, value))
-        if key == b"expect" and value.lower() == b"100-continue":
-            self._expects_continue = True
+        if not self._head.add(name, value):
+            self._is_too_long = True
+            raise ValueError("too many")
 
     def on_headers_complete(self) -> None:
         """Run the application for this request, after those before it."""
         if self._resuming:
             return
-        self._in_head = False
-        self._unfinished_bytes = 0
-        if self._may_be_long:
-            self._measure()
+        self._unfinished_bytes = self._idle_bytes = 0
+        self._is_too_long = self._may_be_long and self._head.is_long()
+        self._may_be_long = False
+        if self._is_too_long:
+            raise ValueError("too long")  # the parser stops, and the request is refused
         version = self.parser.get_http_version()
         method = (self._method or self.parser.get_method()).decode("ascii")
         self._method = b""
         self._connecting = method == "CONNECT"
-        url = httptools.parse_url(self._url)
-        path = url.path.decode("ascii")
-        scope: Scope = {
-            **self._ends,
-            "http_version": version,
-            "method": method,
-            "path": urllib.parse.unquote(path) if "%" in path else path,
-            "raw_path": url.path,
-            "query_string": url.query or b"",
-            "headers": self._headers,
-            "extensions": {HEADER_NAMES: self._names},
-        }
+        scope = self._head.scope(self._ends, method, version)
+        self._in_head = False
         before = self.exchange
         exchange = self.exchange = scope["extensions"][EXCHANGE] = Exchange(
             self,
             method,
             version,
             keep_alive=version != "1.0" and self.parser.should_keep_alive(),
-            expects_continue=self._expects_continue,
+            expects_continue=self._head.expects_continue,
         )
         if before is None or before.response_complete:
             self._start(exchange, scope)
@@ -271,37 +283,18 @@ class HttpConnection(asyncio.Protocol):
     def on_body(self, body: bytes) -> None:
         """A part of a request's body."""
         assert self.exchange is not None
+        self._idle_bytes = 0
         if not self.exchange.response_complete:
             self.exchange.add_body(body)
 
     def on_message_complete(self) -> None:
         """A request's last byte."""
-        if self.parser.should_upgrade() and not self._connecting and self._framing():
+        if self.parser.should_upgrade() and not self._connecting and self._head.framing():
             return  # its body is still to come: `_read_on`
         assert self.exchange is not None
         self.exchange.end_body()
         self._in_head = True
         self._begun = False
-
-    def _with_known_method(self, data: bytes) -> bytes:
-        """The begin of a request with a method that the parser knows; the real one is kept.
-
-        Only at the begin of what was received: a made-up method in a pipeline is refused.
-        """
-        if data.startswith(_USUAL):
-            return data
-        match = _METHOD.match(data)
-        if match is None or match.group(1) in _PARSED_METHODS:
-            return data
-        self._method = match.group(1)
-        return b"POST" + data[match.end(1) :]
-
-    def _measure(self) -> None:
-        self._may_be_long = False
-        size = len(self._url) + sum(len(key) + len(value) for key, value in self._headers)
-        if size > MAX_HEAD_BYTES:
-            self._is_too_long = True
-            raise ValueError("too long")  # the parser stops, and the request is refused
 
     # one request after the other
 
@@ -324,15 +317,25 @@ class HttpConnection(asyncio.Protocol):
         """A response is complete: go on with the next request, or wait for one."""
         if self.transport.is_closing():
             return
-        self.flow.resume_reading()
         if self.pipeline:
             self._start(*self.pipeline.popleft())
+        elif self._refused is not None:
+            self._refuse(*self._refused)
+        self._parse_slices()
+        self.read_on()
+        running = self._running
+        if running is None or not running.response_complete or self.exchange is not running:
             return
         if self._begun and self._in_head:
             return  # the next head is late, if anything
-        self._idle_from = self.loop.time()
+        self.idle_from = self.loop.time()
         if self._idle_timer is None:
-            self._idle_timer = self.loop.call_later(self._keep_alive_seconds, self._check_idle)
+            self._idle_timer = self.loop.call_later(limits.IDLE_SECONDS, self._check_idle)
+
+    def read_on(self) -> None:
+        """Read from the client, unless it has sent more than one request already."""
+        if not self.pipeline and not self._unparsed:
+            self.flow.resume_reading()
 
     def common_headers(self, headers: list[tuple[bytes, bytes]]) -> bytes:
         """The lines that every response has, beside those of its own."""
@@ -361,7 +364,7 @@ class HttpConnection(asyncio.Protocol):
         answering = self.exchange is not None and not self.exchange.response_complete
         if answering or self.flow.read_paused:
             self._late_from = self.loop.time()  # we keep the client waiting, not it us
-        left = self._late_from + HEAD_SECONDS - self.loop.time()
+        left = self._late_from + limits.HEAD_SECONDS - self.loop.time()
         if left > 0:
             self._watch(left)
         elif self._in_head and self._owes():
@@ -372,17 +375,26 @@ class HttpConnection(asyncio.Protocol):
     def _check_idle(self) -> None:
         """One timer for many requests: it looks how long the connection has really been idle."""
         self._idle_timer = None
-        if self._idle_from is None:
+        if self.idle_from is None:
             return
-        left = self._idle_from + self._keep_alive_seconds - self.loop.time()
+        left = self.idle_from + limits.IDLE_SECONDS - self.loop.time()
         if left > 0:
             self._idle_timer = self.loop.call_later(left, self._check_idle)
         else:
             self.transport.close()
 
-    def _refuse(self, status: int) -> None:
-        """Answer what is no request, and end the connection."""
+    def _refuse(self, status: int, reason: str = "") -> None:
+        """Answer what is no request, after those before it, and end the connection."""
         if self.transport.is_closing():
             return
-        self.transport.write(refusal(status, self._listener.headers.beside(())))
+        running, self._refused = self._running, (status, reason)
+        if running is not None and not running.response_complete:
+            if self._in_head or self.exchange is not running:
+                if not self._in_head:
+                    self.pipeline.pop()  # its body is broken
+                return
+            if running.status:  # in the midst of an answer: its missing end tells
+                self.transport.close()
+                return
+        self.transport.write(refusal(status, self._listener.headers.beside(()), reason))
         self.transport.close()

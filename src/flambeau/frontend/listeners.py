@@ -18,10 +18,9 @@ from flambeau.config import Address
 from flambeau.errors import ConfigError
 from flambeau.frontend.http import Listener
 from flambeau.frontend.http_connection import HttpConnection
+from flambeau.protocols import limits
 
 _BACKLOG = 2048
-HANDSHAKE_SECONDS = 10.0
-"""How long a TLS client has to shake hands; uvicorn has no setting, and its loop waits a minute."""
 
 
 def bind(key: str, address: Address, *, share: bool = False) -> socket.socket:
@@ -138,7 +137,7 @@ class HttpServer(uvicorn.Server):
             sock=self._bound,
             ssl=context,
             backlog=_BACKLOG,
-            ssl_handshake_timeout=HANDSHAKE_SECONDS,
+            ssl_handshake_timeout=limits.HANDSHAKE_SECONDS,
         )
         self.servers = [listening]
         self.started = True

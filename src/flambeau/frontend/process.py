@@ -95,6 +95,8 @@ class FrontEnd:
             ),
             CommonHeaders(config),
             config.torchserve_statuses,
+            config.max_connections,
+            config.max_connections_per_address,
         )
         self._inference.pending = HeldBytes(config.max_pending_bytes, "max_pending_bytes")
         served = inference_protocols(self._inference, config)

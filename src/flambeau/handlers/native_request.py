@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Protocol, get_args
 
 from flambeau.errors import ErrorKind, PredictionError
-from flambeau.tasks.base import RowValue, decode_text, parse_structured_text
+from flambeau.tasks.base import RowValue, check_depth, decode_text, parse_structured_text
 from flambeau.types import LANE_HEADER, Lane, OutputShape
 
 OUTPUT_HEADER = "x-flambeau-output"
@@ -106,6 +106,7 @@ def _parse_json(body: bytes) -> RowValue:
     text that does not even begin like JSON is taken as the text that it is.
     """
     try:
+        check_depth(body)
         value: RowValue = json.loads(body)
     except UnicodeDecodeError:
         value = decode_text(body)  # raises, with the place

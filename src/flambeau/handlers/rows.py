@@ -3,6 +3,7 @@
 import json
 import logging
 
+from flambeau.tasks.base import MAX_DEPTH, check_depth
 from flambeau.types import Field, InferenceRequest, JsonValue
 
 __all__ = ["to_row"]
@@ -22,9 +23,13 @@ def to_row(item: InferenceRequest, decode: bool) -> dict[str, object]:
 def _value(field: Field, decode: bool) -> JsonValue | bytearray:
     if decode and field.content_type == "application/json":
         try:
+            check_depth(field.value)
             parsed: JsonValue = json.loads(field.value)
         except (ValueError, RecursionError):
-            _logger.warning("The field %s is not JSON; the handler gets its bytes.", field.name)
+            _logger.warning(
+                "The field %s is not JSON, or nested more than %d levels deep; the handler gets its"
+                " bytes.", field.name, MAX_DEPTH,
+            )  # fmt: skip
         else:
             return parsed
     elif decode and field.content_type.startswith("text"):

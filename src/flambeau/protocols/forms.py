@@ -14,11 +14,11 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from flambeau.errors import ErrorKind, FlambeauError
+from flambeau.protocols import limits
 from flambeau.types import Field
 
 logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # a client's form is no event
 
-MAX_PARTS = 64
 FORM = "application/x-www-form-urlencoded"
 MULTIPART = "multipart/form-data"
 
@@ -59,7 +59,7 @@ def _urlencoded(body: bytes) -> list[Field]:
     As in TorchServe, what follows the last `&` is no field without a `=`: JSON that curl sent as a
     form gives an empty row, not a field of that name.
     """
-    if body.count(b"&") >= MAX_PARTS:
+    if body.count(b"&") >= limits.MAX_PARTS:
         raise _too_many()
     fields: dict[str, Field] = {}
     *pairs, last = body.split(b"&")
@@ -85,7 +85,7 @@ class _Parts:
 
     def _begin(self) -> None:
         self._count += 1
-        if self._count > MAX_PARTS + 1:
+        if self._count > limits.MAX_PARTS + 1:
             raise _too_many()
         self._headers: dict[bytes, bytes] = {}
         self._name = bytearray()
@@ -133,4 +133,6 @@ def _multipart(boundary: bytes, body: bytes) -> list[Field]:
 
 
 def _too_many() -> FlambeauError:
-    return FlambeauError(ErrorKind.INVALID_INPUT, f"A form may have at most {MAX_PARTS} fields.")
+    return FlambeauError(
+        ErrorKind.INVALID_INPUT, f"A form may have at most {limits.MAX_PARTS} fields."
+    )

@@ -14,6 +14,7 @@ from typing import Protocol
 from starlette.types import Receive, Scope, Send
 
 from flambeau.errors import ErrorKind, FlambeauError
+from flambeau.protocols import limits
 from flambeau.protocols.openapi import Operation
 from flambeau.protocols.status import json_body
 from flambeau.scheduling.held_bytes import HeldBytes
@@ -31,9 +32,6 @@ REASON = "flambeau.reason"
 
 NO_BODY = frozenset({204, 304})
 """Statuses whose responses have no body: sent ones would be read as the next response."""
-
-BODY_SECONDS = 30.0
-"""A client that sends no byte of an unfinished body for so long is sent away."""
 
 _FRAMING = frozenset(
     {
@@ -113,8 +111,8 @@ async def read_body(
     """Read a request's whole body, refusing more than `limit` bytes before they are held.
 
     What has come of a body that is not complete counts as `pending`. Raises `FlambeauError`:
-    PAYLOAD_TOO_LARGE, OVERLOADED when `pending` has no room, REQUEST_TIMEOUT when no byte came for
-    `BODY_SECONDS`, or CANCELLED when the client left.
+    PAYLOAD_TOO_LARGE, OVERLOADED when `pending` has no room, REQUEST_TIMEOUT when it came too slowly
+    (`limits.BODY_RATE`), or CANCELLED when the client left.
     """
     exchange: Exchange = scope["extensions"][EXCHANGE]
     whole = exchange.take_body()
@@ -134,12 +132,12 @@ async def read_body(
     try:
         async with asyncio.timeout(None) as stall.limit:
             while True:
-                stall.progress()
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     raise FlambeauError(ErrorKind.CANCELLED, "the client closed the connection")
                 part = message.get("body", b"")
                 size += len(part)
+                stall.size = size
                 if size > limit:
                     raise _too_large(limit)
                 pending.check(len(part))
@@ -149,7 +147,10 @@ async def read_body(
                 if not message.get("more_body", False):
                     return parts[0] if len(parts) == 1 else b"".join(parts)
     except TimeoutError:
-        text = f"The rest of the request body did not come: no byte for {BODY_SECONDS:g} s."
+        text = (
+            f"The rest of the request body did not come: less than {limits.BODY_RATE} bytes a second"
+            f" in {limits.BODY_SECONDS:g} s."
+        )
         raise FlambeauError(ErrorKind.REQUEST_TIMEOUT, text) from None
     finally:
         stall.stop()
@@ -157,35 +158,29 @@ async def read_body(
 
 
 class _Stall:
-    """Ends a body's `limit` once nothing came for `BODY_SECONDS`; one timer, however many parts."""
+    """Ends a body's `limit` where a stretch of `BODY_SECONDS` brought too little; `size` has come."""
 
-    __slots__ = ("_last", "_timer", "limit")
+    __slots__ = ("_before", "_timer", "limit", "size")
 
     def __init__(self) -> None:
         self.limit: asyncio.Timeout | None = None
-        self._last = 0.0
-        self._timer: asyncio.TimerHandle | None = None
-
-    def progress(self) -> None:
-        """A part has come, or the first one is awaited."""
-        loop = asyncio.get_running_loop()
-        self._last = loop.time()
-        if self._timer is None:
-            self._timer = loop.call_later(BODY_SECONDS, self._check)
+        self.size = self._before = 0
+        self._watch()
 
     def stop(self) -> None:
         """The body is complete, or refused."""
-        if self._timer is not None:
-            self._timer.cancel()
+        self._timer.cancel()
+
+    def _watch(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(limits.BODY_SECONDS, self._check)
 
     def _check(self) -> None:
         assert self.limit is not None
-        loop = asyncio.get_running_loop()
-        due = self._last + BODY_SECONDS
-        if loop.time() < due:
-            self._timer = loop.call_at(due, self._check)
+        if self.size - self._before >= limits.BODY_RATE * limits.BODY_SECONDS:
+            self._before = self.size
+            self._watch()
         else:
-            self.limit.reschedule(loop.time())
+            self.limit.reschedule(asyncio.get_running_loop().time())
 
 
 def header(scope: Scope, name: bytes) -> str:

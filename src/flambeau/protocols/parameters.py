@@ -6,16 +6,16 @@ from urllib.parse import parse_qsl
 from starlette.types import Receive, Scope
 
 from flambeau.errors import ErrorKind, FlambeauError
+from flambeau.protocols import limits
 from flambeau.protocols.http import header, read_body
 
-MAX_BODY = 64 * 1024
 Parameters = dict[str, str]
 
 
 async def register_parameters(scope: Scope, receive: Receive) -> Parameters:
     """Those of a JSON body where there is one, and else of the query."""
     if header(scope, b"content-type").partition(";")[0].strip().lower() == "application/json":
-        body = await read_body(scope, receive, MAX_BODY)
+        body = await read_body(scope, receive, limits.MAX_PARAMETERS_BYTES)
         if body:
             return _json_parameters(body)
     return await query_parameters(scope, receive)

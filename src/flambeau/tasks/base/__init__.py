@@ -25,7 +25,9 @@ from flambeau.tasks.base.parameters import (
     shown,
 )
 from flambeau.tasks.base.parsing import (
+    MAX_DEPTH,
     RowValue,
+    check_depth,
     decode_text,
     json_type,
     parse_structured_text,
@@ -69,6 +71,7 @@ from flambeau.tasks.base.windows import join_windows, window_weights
 __all__ = [
     "BESIDE_NAMES",
     "LIBRARY_MODES",
+    "MAX_DEPTH",
     "MAX_ENTRIES",
     "MAX_RATE",
     "SAMPLING",
@@ -107,6 +110,7 @@ __all__ = [
     "WindowRule",
     "WrongParameterError",
     "activation",
+    "check_depth",
     "class_scores",
     "decode_text",
     "infer_task",

@@ -77,6 +77,24 @@ def parse_structured_text(text: str) -> RowValue:
     return value if isinstance(value, dict | list) else text
 
 
+MAX_DEPTH = 64
+"""Lists and objects of JSON within each other."""
+
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"?', re.DOTALL)
+_BRACKET = re.compile(rb"[\[{\]}]")
+
+
+def check_depth(body: bytes | bytearray) -> None:
+    """Raise `RecursionError` for what, taken for JSON, has more than `MAX_DEPTH` levels."""
+    if body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
+        return
+    depth = 0
+    for bracket in _BRACKET.finditer(_STRING.sub(b"", body)):
+        depth += 1 if bracket.group() in b"[{" else -1
+        if depth > MAX_DEPTH:
+            raise RecursionError
+
+
 # The closing quote is optional, so that an unclosed string is consumed once and never rescanned.
 _QUOTED = re.compile(r"'(?:\\.|[^'\\])*'?|\"(?:\\.|[^\"\\])*\"?", re.DOTALL)
 
