@@ -1,6 +1,6 @@
-"""T20: disks that are full, read-only or broken, and descriptors that run out.
+"""T20: disks that are full, read-only or broken, descriptors that run out, and half-copied archives.
 
-On a server whose disks are 8 MB in memory, and, call by call, in the functions that write.
+On servers whose disks are 8 MB in memory, and, call by call, in the functions that write.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ from pathlib import Path
 import httpx
 import psutil
 
+from flambeau.archive import zip_reader
 from flambeau.archive.cache import ArchiveCache
 from flambeau.archive.store import ModelStore
 from flambeau.config import ServerConfig
@@ -28,6 +29,7 @@ from flambeau.telemetry.rolling import RollingFile
 from flambeau.testing.echo import write_model
 from flambeau.testing.waiting import wait_until
 from tests.trust import mounts
+from tests.trust.copies import half_copied
 from tests.trust.disks import failing
 from tests.trust.mars import write_mar
 from tests.trust.servers import TrustServer, trust_server
@@ -90,6 +92,7 @@ def run(run: Run) -> Figures:
     else:
         figures |= {"unanswered": 0, "wrong_answers": 0}
     figures |= _without_descriptors(run)
+    figures |= half_copied(run)
     points, dead = _call_by_call(run)
     figures["points"] = points + int(figures.pop("disk_points", 0))
     figures["dead"] = dead + int(not figures.pop("alive"))
@@ -384,6 +387,11 @@ def _leave_stages() -> None:
     ArchiveCache.open = carelessly  # type: ignore[method-assign, assignment]
 
 
+def _inner_archive() -> None:
+    """Take the archive that a file ends with, whatever is before it."""
+    setattr(zip_reader, "_check_layout", lambda *_: None)  # noqa: B010  # private
+
+
 SUITE = Suite(
     name="t20",
     title="disk full",
@@ -399,11 +407,15 @@ SUITE = Suite(
         Limit("management", exactly=1),
         Limit("worker_replaced", exactly=1),
         Limit("busy_share", high=0.3),
+        Limit("half_copied", low=40),
+        Limit("half_copied_bad", exactly=0),
+        Limit("half_copied_mb", high=8),
     ),
     controls={
         "log-blocks": _log_blocks,
         "no-reserve": _no_reserve,
         "any-error": _leave_stages,
+        "inner-archive": _inner_archive,
     },
     run=run,
 )
