@@ -4,6 +4,8 @@ import contextlib
 import os
 import resource
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx
@@ -140,3 +142,16 @@ def test_the_last_descriptors_are_not_for_clients(tmp_path: Path) -> None:
         assert refused.status_code == 503
         assert refused.headers["retry-after"] == "1"
         assert "ulimit -n" in refused.json()["message"]
+
+
+def test_a_server_takes_all_descriptors_that_it_may_have() -> None:
+    """The usual 1,024 are a default, not a limit."""
+    code = """
+import resource
+from flambeau.frontend.descriptors import raise_limit
+_, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, most))
+raise_limit()
+print(resource.getrlimit(resource.RLIMIT_NOFILE) == (most, most))
+"""
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "True\n"
