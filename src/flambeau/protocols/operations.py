@@ -65,6 +65,12 @@ _MODEL = object_schema(
     maxNumSequence=INTEGER,
     maxSequenceJobQueueSize=INTEGER,
     loadedAtStartup=BOOLEAN,
+    archive=object_schema(
+        sha256=described(STRING, "Of the archive; empty for a folder."),
+        signature=described(STRING, "What its signature says."),
+        signer=optional(STRING),
+        reason=optional(STRING),
+    ),
     workers=array_of(_WORKER),
     jobQueueStatus=object_schema(
         remainingCapacity=described(INTEGER, "Requests that can still be queued."),
@@ -311,8 +317,8 @@ MANAGEMENT = (
             400: ("A parameter or the archive is wrong", _ERROR),
             404: ("No such archive", _ERROR),
             405: ("The model API is disabled", _ERROR),
-            409: ("This version is registered already", _ERROR),
-            507: ("The model does not fit into memory", _ERROR),
+            409: ("This version is registered already, or was unregistered meanwhile", _ERROR),
+            507: ("The model does not fit into memory, or not onto the disk", _ERROR),
         },
         _REGISTER_PARAMETERS,
     ),
