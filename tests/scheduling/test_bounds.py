@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from flambeau.errors import ErrorKind, FlambeauError
-from flambeau.protocols.status import error_response
+from flambeau.protocols.status import error_body, error_response, json_body
 from flambeau.scheduling.deadlines import Deadlines
 from flambeau.scheduling.held_bytes import HeldBytes
 from flambeau.scheduling.queue import Entry, RequestQueue
@@ -120,6 +120,36 @@ async def test_a_body_for_a_full_queue_is_refused_before_it_comes(
             b"expect: 100-continue\r\n\r\n"
         )
         assert b" 503 " in await reader.readline()
+        writer.close()
+        gate.open()
+        assert [(await each).status_code for each in (running, waiting)] == [200, 200]
+
+
+def test_an_error_s_body_is_json_as_every_other() -> None:
+    """It is made by hand, for its speed: indented by two, whatever the text holds."""
+    for text in ("full", 'a "quote" \\ and\nlines', "Überlast \u2028 \x00", ""):
+        document = {"code": 503, "type": "ServiceUnavailableException", "message": text}
+        assert error_body(503, "ServiceUnavailableException", text) == json_body(document)
+
+
+async def test_a_refusal_leaves_the_connection_open(server: RunningServer, gate: Gate) -> None:
+    """Unlike other errors: a new connection would cost the busy server more than the answer."""
+    async with client() as http:
+        crowd = Crowd(server, "full", http)
+        running = crowd.send(**gate.headers)
+        await asyncio.to_thread(gate.wait_entered)
+        waiting = crowd.send()
+        await crowd.queued(1)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port(server))
+        for _ in range(3):
+            writer.write(
+                b"POST /predictions/full HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\nx"
+            )
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert b" 503 " in head
+            assert b"connection: keep-alive" in head
+            length = int(head.lower().partition(b"content-length: ")[2].split()[0])
+            await reader.readexactly(length)
         writer.close()
         gate.open()
         assert [(await each).status_code for each in (running, waiting)] == [200, 200]

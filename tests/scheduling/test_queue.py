@@ -21,7 +21,7 @@ def names(queue: RequestQueue) -> list[str]:
 
 
 def test_capacity_counts_those_who_still_wait() -> None:
-    """A full queue refuses, unless somebody in it has left."""
+    """A full queue refuses, until somebody in it has left."""
     queue = RequestQueue(2)
     first = entry("first")
     queue.put(first)
@@ -30,6 +30,7 @@ def test_capacity_counts_those_who_still_wait() -> None:
         queue.put(entry("third"))
     assert refused.value.kind is ErrorKind.OVERLOADED
     first.cancel()
+    queue.drop_settled()
     queue.put(entry("fourth"))
     assert names(queue) == ["second", "fourth"]
 

@@ -57,6 +57,7 @@ class Exchange:
         "chunked",
         "disconnected",
         "ends_connection",
+        "goes_on_after_error",
         "keep_alive",
         "more_body",
         "request_id",
@@ -80,7 +81,7 @@ class Exchange:
         self.started = time.monotonic()
         self.status = 0
         self.task: asyncio.Task[None] | None = None
-        self.ends_connection = False
+        self.ends_connection = self.goes_on_after_error = False
         self.disconnected = False
         self.more_body = True
         self.response_complete = False
@@ -194,7 +195,12 @@ class Exchange:
         answers to later requests: closing under a client that sends resets the connection, and
         loses the answer.
         """
-        error = self.status >= 400 and not self.more_body and not self._connection.pipeline
+        error = (
+            self.status >= 400
+            and not self.goes_on_after_error
+            and not self.more_body
+            and not self._connection.pipeline
+        )
         if error or self.ends_connection:
             self.keep_alive = False
         return self.keep_alive

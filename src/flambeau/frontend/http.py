@@ -34,6 +34,10 @@ from flambeau.serving.tokens import TokenScope
 logger = logging.getLogger(__name__)
 
 
+_REFUSALS = frozenset({ErrorKind.OVERLOADED, ErrorKind.OWN_LIMIT})
+"""What a server says very often when it has the least time."""
+
+
 class Mount(NamedTuple):
     """A protocol at a listener; its routes take a key of one of `scopes`, or none if that is empty."""
 
@@ -137,6 +141,8 @@ class Listener:
             headers["www-authenticate"] = "Bearer"
         if error.retry_after is not None:
             headers["retry-after"] = str(max(1, round(error.retry_after)))
+        if error.kind in _REFUSALS:
+            exchange.goes_on_after_error = True  # a new connection costs more than the refusal
         if error.kind is ErrorKind.REQUEST_TIMEOUT:
             exchange.ends_connection = True  # nothing can follow half a body
         await respond(exchange.send, status, body, "application/json", headers)

@@ -5,7 +5,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from flambeau.errors import ErrorKind
 from flambeau.frontend.exchange import new_request_id
 from flambeau.protocols import limits
-from flambeau.protocols.status import http_error, json_body
+from flambeau.protocols.status import error_body, http_error
 
 _WHY = {
     400: (ErrorKind.INVALID_INPUT, "Invalid HTTP message."),
@@ -28,8 +28,7 @@ _WHY = {
 def refusal(status: int, common: bytes, reason: str = "") -> bytes:
     """The whole answer; `common` are lines that every answer has. `reason` goes before the usual."""
     kind, usual = _WHY[status]
-    document = {"code": status, "type": http_error(kind).type, "message": reason or usual}
-    body = json_body(document)
+    body = error_body(status, http_error(kind).type, reason or usual)
     head = (
         f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
         + ("retry-after: 1\r\n" if status == 503 else "")

@@ -235,9 +235,10 @@ class RequestQueue:
         return chain(self._interactive, self._bulk)
 
     def check(self) -> None:
-        """Raise `FlambeauError` (OVERLOADED) when the queue is full."""
-        if len(self) >= self.capacity:
-            self.drop_settled()
+        """Raise `FlambeauError` (OVERLOADED) when the queue is full.
+
+        Whoever settles an entry that waits drops it: there is nothing to look for here.
+        """
         if len(self) >= self.capacity:
             text = f"the queue is full: {self.capacity} requests wait already (job_queue_size)"
             raise FlambeauError(ErrorKind.OVERLOADED, text)

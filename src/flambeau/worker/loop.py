@@ -116,5 +116,6 @@ def _answer(
 ) -> None:
     started = time.monotonic()
     replies = Replies(channel, runner, run.batch, withdrawn)
+    runner.context.withdrawn = functools.partial(withdrawn.__contains__, run.batch)
     runner.run(run.items, replies)
     replies.finish(time.monotonic() - started)

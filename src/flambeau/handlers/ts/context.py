@@ -105,6 +105,7 @@ class Context:
         self.measured_engine: Any = None
         self.to_fork = False
         self.chunk_sink: ChunkSink | None = None
+        self.withdrawn: Callable[[], bool] | None = None
         self._cl_socket: Any = None
         self.header_key_sequence_id = _header_name("id")
         self.header_key_sequence_start = _header_name("start")
@@ -131,6 +132,14 @@ class Context:
     @cl_socket.setter
     def cl_socket(self, value: Any) -> None:
         self._cl_socket = value
+
+    def is_cancelled(self) -> bool:
+        """Whether every client of the running batch has left: a long handler may stop and return.
+
+        Flambeau's own; what the handler returns then is dropped. Always False in an asynchronous
+        worker, whose tasks are cancelled instead.
+        """
+        return self.withdrawn is not None and self.withdrawn()
 
     def get_request_id(self, idx: int = 0) -> str | None:
         """The id of request `idx`, or None outside a batch."""
