@@ -70,6 +70,7 @@ def run(run: Run) -> Figures:
 
         offered(Stream(hot, clients=8), Stream(calm, clients=1), seconds=1)
         figures: Figures = {"cores": os.cpu_count() or 1}
+        denied = 0.0
         with _watched(server) as growth:
             for _ in range(_TRIES):
                 (closed,) = offered(Stream(hot, clients=8), seconds=run.amount(3, 10, 2))
@@ -80,7 +81,7 @@ def run(run: Run) -> Figures:
                     seen, other = offered(*streams, seconds=seconds)
                     figures |= _told(seen, other, peak)
                     figures[f"goodput_{factor}x"] = figures["goodput_ratio"]
-                denied = (_waited(server) - waited) / seconds
+                    denied = (_waited(server) - waited) / seconds
                 figures |= {"peak_rps": peak, "core_denied": denied}
                 if denied <= _MOST_DENIED:
                     break
