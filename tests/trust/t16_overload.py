@@ -157,7 +157,7 @@ def _expired(url: str, held: Path) -> tuple[int, int]:
         return client.post(url, content=text.encode(), headers=named)
 
     with httpx.Client(timeout=30) as client, ThreadPoolExecutor(_SHOWN + 1) as threads:
-        sleep = str(2.5 * _DEADLINE_SECONDS)
+        sleep = str(5 * _DEADLINE_SECONDS)
         holding = threads.submit(ask, "holds", x_sleep=sleep, x_file=str(held))
         wait_until(held.exists)
         names = [f"late-{number}" for number in range(_SHOWN)]
