@@ -4,8 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from flambeau.config.ignored import IGNORED, SILENT
 from flambeau.config.load import SCHEMA
-from flambeau.config.schema import IGNORED, SILENT
 
 _KEYS = """
 inference_address management_address metrics_address grpc_inference_address grpc_management_address

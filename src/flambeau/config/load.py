@@ -16,15 +16,10 @@ from typing import Annotated, get_args, get_origin, get_type_hints
 import msgspec
 
 from flambeau.config.addresses import Address, parse_address
+from flambeau.config.ignored import IGNORED, IGNORED_VARIABLES, SILENT
 from flambeau.config.properties import read_properties
-from flambeau.config.schema import (
-    IGNORED,
-    IGNORED_VARIABLES,
-    MAX_REQUEST_BYTES,
-    SILENT,
-    ServerConfig,
-    Setting,
-)
+from flambeau.config.schema import MAX_REQUEST_BYTES, ServerConfig
+from flambeau.config.setting import Setting
 from flambeau.errors import ConfigError
 
 Environment = Mapping[str, str]

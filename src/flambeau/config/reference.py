@@ -6,15 +6,10 @@ from pathlib import Path
 import msgspec
 
 from flambeau.config.addresses import Address
+from flambeau.config.ignored import IGNORED, IGNORED_VARIABLES
 from flambeau.config.load import SCHEMA, variable_of
-from flambeau.config.schema import (
-    IGNORED,
-    IGNORED_VARIABLES,
-    INT32_MAX,
-    INT64_MAX,
-    ServerConfig,
-    Setting,
-)
+from flambeau.config.schema import ServerConfig
+from flambeau.config.setting import INT32_MAX, INT64_MAX, Setting
 
 _CHAPTERS = {
     "inference_address": "Addresses, browsers, TLS, sizes",

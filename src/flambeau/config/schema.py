@@ -12,36 +12,15 @@ import msgspec
 from typing_extensions import override
 
 from flambeau.config.addresses import Address
+from flambeau.config.setting import INT64_MAX, Setting
 
 DEFAULT_PRELOAD = ("flambeau.handlers.preload",)
 """Torch, transformers and the models that most archives hold."""
-INT32_MAX = 2**31 - 1
-INT64_MAX = 2**63 - 1
 MAX_REQUEST_BYTES = 896 * 1024 * 1024
 """Highest `max_request_size`: what fits into one message to a worker."""
 
 _GRPC = "gRPC is not supported yet"
 _FILE_ONLY = ""
-
-
-class Setting(msgspec.Struct, frozen=True):
-    """What the schema says of a key, beside its type and default.
-
-    `variable` is the environment variable that sets it; None stands for `TS_` and the key in upper
-    case, the empty text for none. `unused` says why the key has no effect, for the warning. A key
-    with `in_file` false comes from the environment only.
-    """
-
-    meaning: str
-    low: float = 0
-    high: float = INT32_MAX
-    unit: str = ""
-    choices: tuple[str, ...] = ()
-    regex: bool = False
-    variable: str | None = None
-    unused: str = ""
-    own: bool = False
-    in_file: bool = True
 
 
 class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -401,36 +380,3 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
         fields = {key: getattr(self, key) for key in self.__struct_fields__}
         fields["keystore_pass"] = "***"  # noqa: S105
         return f"ServerConfig({', '.join(f'{key}={value!r}' for key, value in fields.items())})"
-
-
-IGNORED: dict[str, str] = dict.fromkeys(
-    [
-        "number_of_netty_threads",
-        "netty_client_threads",
-        "prefer_direct_buffer",
-        "use_native_io",
-        "io_ratio",
-        "plugins_path",
-        "async_logging",
-        "debug",
-    ],
-    "for TorchServe's JVM only",
-) | {
-    "cpp_log_config": "for TorchServe's C++ workers only",
-    "cpu_launcher_enable": "workers are forked, not launched by torch.backends.xeon",
-    "cpu_launcher_args": "workers are forked, not launched by torch.backends.xeon",
-    "system_metrics_cmd": "the server itself reads CPU, memory, disk and GPUs",
-    "python": "workers run the interpreter that started the server",
-    "model_server_home": "Flambeau is found where it is installed",
-}
-"""Keys of TorchServe's that can have no effect here, and why."""
-
-IGNORED_VARIABLES: dict[str, str] = {
-    "TS_MODEL_SERVER_HOME": IGNORED["model_server_home"],
-    "SM_TELEMETRY_LOG": "SageMaker's telemetry lines are not written",
-    "TS_BENCHMARK": "workers are profiled from outside, for example with py-spy",
-}
-"""Environment variables of TorchServe's that have no effect here, and why (section 2.6)."""
-
-SILENT = frozenset(["version", "tsConfigFile"])
-"""What TorchServe writes into a snapshot file and nobody sets."""
