@@ -244,3 +244,17 @@ def test_transformers_loads_from_the_test_hub_by_id(tmp_path: Path) -> None:
         weights = f"/org/tiny-bert/resolve/{server.commit('org/tiny-bert')}/model.safetensors"
         assert f"GET {weights}" in server.requests
     assert json.loads(by_id) == json.loads(local)
+
+
+@pytest.mark.slow
+def test_the_token_goes_to_the_hub_alone(tmp_path: Path) -> None:
+    """Not to the host that the hub sends its files from (promises.md G27)."""
+    models = {"org/safe": write_folder(tmp_path / "model", SAFE)}
+    with HubServer(models) as files, HubServer(models, elsewhere=files.endpoint) as hub:
+        environment = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home")}
+        told = run(FETCH, json.dumps([["org/safe", None]]), HF_TOKEN="hf_secret", **environment)
+        (answer,) = json.loads(told)
+        assert "model.safetensors" in answer["files"]
+        assert set(hub.tokens) == {"Bearer hf_secret"}
+        assert any(each.endswith("/model.safetensors") for each in files.requests)
+        assert files.tokens == []

@@ -188,6 +188,8 @@ def _download(source: _Source, listing: "ModelInfo", report: Callable[[str], Non
         with _progress_bars(shown=False):
             # Notes in the cache which commit the revision is: for loading without a network.
             found = snapshot_download(source.name, revision=source.revision, allow_patterns=names)
+            if listing.sha and Path(found).name != listing.sha:  # the branch has moved meanwhile
+                found = snapshot_download(source.name, revision=listing.sha, allow_patterns=names)
     except Exception as error:  # noqa: BLE001 - as in _list_files
         raise _broken_off(source, error) from None
     return Path(found)

@@ -46,7 +46,8 @@ class HubServer:
     """Serves model folders on a free port of the loopback interface, as a context manager.
 
     `models` maps ids to folders, read once. `gated` ids need `token` as bearer. `aliases` maps old
-    ids to the ids that the server redirects to, as the hub does for `bert-base-uncased`.
+    ids to the ids that the server redirects to, as the hub does for `bert-base-uncased`. With
+    `elsewhere`, the address of another such server, files are redirected there, as to the hub's CDN.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class HubServer:
         gated: Collection[str] = (),
         token: str | None = None,
         aliases: Mapping[str, str] | None = None,
+        elsewhere: str = "",
     ) -> None:
         self.repositories = {
             name: _read_repository(name, folder, gated=name in gated)
@@ -63,6 +65,9 @@ class HubServer:
         }
         self.aliases = dict(aliases or {})
         self.token = token
+        self.elsewhere = elsewhere
+        self.tokens: list[str] = []
+        """The `Authorization` headers that came along, in order."""
         self.requests: list[str] = []
         """What was asked, in order, such as `GET /api/models/org/tiny-bert`; without the query."""
         self._server = _Listener(("127.0.0.1", 0), self)
@@ -130,6 +135,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         url = urlsplit(self.path)
         self.hub.requests.append(f"{self.command} {url.path}")
+        self.hub.tokens += self.headers.get_all("Authorization", [])
         try:
             self._route([unquote(part) for part in url.path.split("/")[1:]], parse_qs(url.query))
         except _RequestError as error:
@@ -198,6 +204,10 @@ class _Handler(BaseHTTPRequestHandler):
             "X-Linked-Size": str(file.size),
             "Accept-Ranges": "bytes",
         }
+        if self.hub.elsewhere:
+            there = {"Location": self.hub.elsewhere + self.path}
+            self._send(HTTPStatus.FOUND, b"", headers | there)
+            return
         start = self._range_start()
         status = HTTPStatus.OK
         if start:
