@@ -30,6 +30,7 @@ from flambeau.protocols.http import (
 )
 from flambeau.protocols.status import error_response
 from flambeau.serving.tokens import TokenScope
+from flambeau.telemetry.masking import mask_query
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +157,7 @@ class Listener:
         host, port = scope.get("client") or ("unix", 0)
         uri = scope["raw_path"].decode("latin-1")
         if scope["query_string"]:
-            uri += "?" + scope["query_string"].decode("latin-1")
+            uri += "?" + mask_query(scope["query_string"].decode("latin-1"))
         milliseconds = int((time.monotonic() - exchange.started) * 1000)
         responses.add(
             exchange.status,

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from flambeau.serving.served_model import ServedModel
 from flambeau.supervisor.slot import Slot, SlotState
 from flambeau.telemetry.gpu import NO_USAGE, GpuUsage, read_gpus
+from flambeau.telemetry.masking import mask_addresses
 
 _STATUS = {
     SlotState.IDLE: "READY",
@@ -30,7 +31,7 @@ async def describe_model(model: ServedModel, *, at_startup: bool) -> dict[str, o
     document: dict[str, object] = {
         "modelName": model.key.name,
         "modelVersion": model.key.version,
-        "modelUrl": model.registration.url,
+        "modelUrl": mask_addresses(model.registration.url),
         "runtime": model.archive.manifest.runtime,
         "minWorkers": model.minimum,
         "maxWorkers": model.maximum,

@@ -20,6 +20,7 @@ from flambeau.protocols.parameters import (
 from flambeau.serving.inference import Inference
 from flambeau.serving.management import Management
 from flambeau.serving.options import Registration
+from flambeau.telemetry.masking import mask_addresses
 
 PAGE = 100
 Answer = tuple[int, object]
@@ -91,7 +92,7 @@ class ManagementApi:
             document["nextPageToken"] = str(start + limit)
         registry = self._management.registry
         document["models"] = [
-            {"modelName": name, "modelUrl": registry.get(name).registration.url}
+            {"modelName": name, "modelUrl": mask_addresses(registry.get(name).registration.url)}
             for name in names[start : start + limit]
         ]
         return 200, document

@@ -17,6 +17,7 @@ from typing import Literal
 
 from typing_extensions import override
 
+from flambeau.telemetry.masking import mask_addresses
 from flambeau.telemetry.rolling import RollingFile
 from flambeau.telemetry.writer import MAX_WAITING_LINES, LineWriter, Sink, StreamSink
 
@@ -45,7 +46,8 @@ class _Clock:
 class _Formatter(logging.Formatter):
     """TorchServe's line. Control characters are escaped and further lines of a record are indented.
 
-    So no text can forge a record, or talk to a terminal.
+    So no text can forge a record, or talk to a terminal. Addresses in the server's own lines lose their
+    passwords and queries; what handlers log is theirs.
     """
 
     @override
@@ -61,7 +63,10 @@ class _Formatter(logging.Formatter):
 
     @override
     def format(self, record: logging.LogRecord) -> str:
-        return escape_controls(super().format(record)).replace("\n", "\n    ")
+        text = super().format(record)
+        if record.name != "MODEL_LOG":
+            text = mask_addresses(text)
+        return escape_controls(text).replace("\n", "\n    ")
 
 
 class LineHandler(logging.Handler):
