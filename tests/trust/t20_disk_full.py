@@ -378,13 +378,13 @@ def _leave_stages() -> None:
     """Let what goes wrong while an archive is unpacked be what its caller sees."""
     _open = ArchiveCache.open
 
-    def carelessly(self: ArchiveCache, *arguments: object) -> Path:
+    def carelessly(self: ArchiveCache, *arguments: object, **options: object) -> Path:
         try:
-            return _open(self, *arguments)  # type: ignore[arg-type]  # as they came
+            return _open(self, *arguments, **options)  # type: ignore[arg-type]  # as they came
         except OSError as error:
             raise RuntimeError("unpacking failed") from error
 
-    ArchiveCache.open = carelessly  # type: ignore[method-assign, assignment]
+    ArchiveCache.open = carelessly  # type: ignore[method-assign]
 
 
 def _inner_archive() -> None:
