@@ -240,6 +240,16 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     blacklist_env_vars: Annotated[
         str, Setting("variables whose full name matches are kept from workers", regex=True)
     ] = ""
+    worker_memory_limit: Annotated[
+        int,
+        Setting(
+            "most memory of one worker, beside the files that it maps; beyond it, what it computes is"
+            " answered 507; 0: no limit. A model's own: `memoryLimit` in its model-config.yaml",
+            high=INT64_MAX,
+            unit="bytes",
+            own=True,
+        ),
+    ] = 0
     ipex_enable: Annotated[bool, Setting("handed to workers as `TS_IPEX_ENABLE`")] = False
     ipex_gpu_enable: Annotated[bool, Setting("handed to workers as `TS_IPEX_GPU_ENABLE`")] = False
     preload: Annotated[

@@ -1,5 +1,7 @@
 """What a handler's exception means, and one line that tells it."""
 
+import gc
+import resource
 import sys
 import traceback
 from pathlib import Path
@@ -14,6 +16,7 @@ __all__ = [
     "describe",
     "is_out_of_memory",
     "lacks_memory",
+    "leaves_no_memory",
     "load_failure",
 ]
 
@@ -83,6 +86,27 @@ def breaks_device(error: BaseException) -> bool:
     if isinstance(error, FlambeauError | PredictionException) or "CUDA" not in clean_text(error):
         return False
     return not lacks_memory(error)
+
+
+def leaves_no_memory(error: BaseException) -> bool:
+    """Whether this process, which has a limit, stays short of memory after a lack of it.
+
+    What the failed call has held is let go of first. True where more than three quarters of the
+    limit are still in use: something keeps it, and the next request would fail, too.
+    """
+    limit = resource.getrlimit(resource.RLIMIT_DATA)[0]
+    if limit == resource.RLIM_INFINITY or not lacks_memory(error):
+        return False
+    try:
+        traceback.clear_frames(error.__traceback__)
+        gc.collect()
+        status = Path("/proc/self/status").read_text()
+    except MemoryError:
+        return True
+    except OSError:
+        return False
+    kilobytes = status.partition("VmData:")[2].split(maxsplit=1)[:1]
+    return bool(kilobytes) and int(kilobytes[0]) * 1024 > limit * 3 // 4
 
 
 def describe(error: BaseException, model_dir: Path) -> str:

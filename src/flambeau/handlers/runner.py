@@ -28,7 +28,12 @@ from flambeau.handlers.entry import (
     prepare_import_path,
     wrap_in_envelope,
 )
-from flambeau.handlers.failures import batch_failure, breaks_device, load_failure
+from flambeau.handlers.failures import (
+    batch_failure,
+    breaks_device,
+    leaves_no_memory,
+    load_failure,
+)
 from flambeau.handlers.results import encode_items
 from flambeau.handlers.rows import to_row
 from flambeau.handlers.ts import __version__ as ts_version
@@ -53,7 +58,7 @@ class Runner:
 
     `info` says how the model is served; `default_batch_size` is what a native handler would like
     where nobody set a batch size, None for users' own; `context` is the handler's, `decode` whether
-    bodies are decoded for it. `unusable` is set once a CUDA error has spoiled this process.
+    bodies are decoded for it. `unusable` is set once a CUDA error or a leak has spoiled this process.
     """
 
     def __init__(self, entry: Entry, context: Context, load: Load, mode: str) -> None:
@@ -254,7 +259,7 @@ class Runner:
             return
         ids = ", ".join(item.id for item in items)  # clients have them as x-request-id
         _logger.warning("The handler failed on the requests %s.", ids, exc_info=error)
-        self.unusable = self.unusable or breaks_device(error)
+        self.unusable = self.unusable or breaks_device(error) or leaves_no_memory(error)
         answers.fail(batch_failure(error))
 
     def measured(self) -> Measured | None:

@@ -2,9 +2,9 @@
 
 server → zygote     Fork (with the worker's socket as a passed descriptor)
 zygote → server     ZygoteReady, Forked, Exited
-server → template   Load, then Fork as above
+server → template   Load as below, then Fork as above
 template → server   TemplateReady or LoadFailed; Log; Forked, Exited
-server → worker     Load, Run, Cancel, Stop
+server → worker     Load (with the lifeline as a passed descriptor), Run, Cancel, Stop
 worker → server     Loaded, LoadFailed, Output, Failed, Done, Log, Measured
 
 A worker answers `Load` with exactly one `Loaded` or `LoadFailed`. It answers `Run` with, for each
@@ -14,10 +14,20 @@ early `Done`.
 `Log` and `Measured` come at any time; what was measured for an answer comes before it.
 """
 
+import signal
+import sys
+
 import msgspec
 
 from flambeau.errors import ErrorKind
 from flambeau.types import Chunk, InferenceRequest, MetricSample, MetricSpec, Phases, Precision
+
+DUMP_SIGNAL = signal.SIGRTMIN + 5 if sys.platform == "linux" else signal.SIGUSR2
+"""Asks a worker or a template for the stacks of its threads, which it writes into its lifeline. A
+real-time signal, since handlers may use the others."""
+
+OUT_OF_MEMORY_EXIT = 72
+"""The exit code of a worker that could not go on for want of memory."""
 
 SEQUENCE_HEADERS = (
     "ts_request_sequence_id",
@@ -79,7 +89,7 @@ class Load(msgspec.Struct, frozen=True, tag="load", array_like=True):
     metrics that metrics.yaml declares. `max_requests` is the batch size that somebody chose, else 0.
     `asynchronous` and `continuous` are the modes of contract.md sections 5.13 and 5.12. `measured`
     are the engine and the precision that `flambeau tune` found best for a model that leaves them
-    open.
+    open. `memory_limit` is the most memory that the process may have, in bytes; 0: no limit.
     """
 
     name: str
@@ -98,6 +108,7 @@ class Load(msgspec.Struct, frozen=True, tag="load", array_like=True):
     max_requests: int = 0
     sequence_headers: tuple[str, str, str] = SEQUENCE_HEADERS
     measured: tuple[str, Precision] | None = None
+    memory_limit: int = 0
 
 
 class Run(msgspec.Struct, frozen=True, tag="run", array_like=True):

@@ -17,6 +17,7 @@ from flambeau.archive.yaml_config import read_yaml
 logger = logging.getLogger(__name__)
 
 Int32 = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
+Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 _SIMILAR = 0.85
 """From this similarity on, an unknown key is taken for a misspelt one."""
@@ -58,6 +59,7 @@ _RAISED_TO = {
     "sequenceTimeoutMSec": 0,
     "maxNumSequence": 1,
     "maxSequenceJobQueueSize": 1,
+    "memoryLimit": 0,
 }
 """A number below becomes this one, as in TorchServe."""
 
@@ -88,6 +90,7 @@ class ModelYaml(msgspec.Struct, frozen=True, rename="camel"):
     max_sequence_job_queue_size: Int32 | None = None
     async_communication: bool | None = None
     use_venv: bool | None = None
+    memory_limit: Int64 | None = None
 
     def workers(self) -> tuple[int, int] | None:
         """Minimum and maximum, where they are a valid pair."""

@@ -157,6 +157,7 @@ class Opener:
             asynchronous=options.asynchronous,
             continuous=options.continuous_batching,
             max_requests=options.batch_size,
+            memory_limit=options.memory_limit,
             measured=(measured.engine, measured.precision) if measured is not None else None,
             sequence_headers=(
                 self._config.ts_header_key_sequence_id,

@@ -85,6 +85,7 @@ class ModelOptions(msgspec.Struct, frozen=True):
     max_response_size: int = 0
     queue_bytes: int = 1024**3
     queue_timeout: float = 0
+    memory_limit: int = 0
 
     @property
     def batch_wait(self) -> float:
@@ -163,6 +164,7 @@ def resolve_options(
         max_response_size=config.max_response_size,
         queue_bytes=config.job_queue_bytes,
         queue_timeout=config.job_queue_timeout,
+        memory_limit=_first_set(from_yaml.memory_limit, config.worker_memory_limit),
     )
 
 

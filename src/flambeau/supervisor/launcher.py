@@ -26,11 +26,15 @@ class ProcessHandle:
 
     def kill(self) -> None:
         """End the process now. Harmless when it is gone already."""
+        self.send_signal(signal.SIGKILL)
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal. Harmless when the process is gone already."""
         with contextlib.suppress(ProcessLookupError):
             if self._pidfd >= 0:
-                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+                signal.pidfd_send_signal(self._pidfd, number)
             elif sys.platform != "linux":
-                os.kill(self.pid, signal.SIGKILL)
+                os.kill(self.pid, number)
 
     def close(self) -> None:
         """Let go of the descriptor."""

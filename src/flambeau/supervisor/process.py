@@ -5,14 +5,19 @@ replaces it. It calls its `Events` from the event loop, in the order in which th
 """
 
 import asyncio
+import contextlib
+import logging
 import signal
 import socket
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from flambeau.errors import ErrorKind, FlambeauError, LoadError, PredictionError
-from flambeau.ipc.channel import AsyncChannel
+from flambeau.ipc.channel import AsyncChannel, send_with_descriptor
 from flambeau.ipc.messages import (
+    DUMP_SIGNAL,
+    OUT_OF_MEMORY_EXIT,
     Cancel,
     Done,
     Failed,
@@ -27,6 +32,7 @@ from flambeau.ipc.messages import (
     Stop,
 )
 from flambeau.supervisor.launcher import LaunchedWorker, Launcher, ProcessHandle
+from flambeau.supervisor.lifeline import Lifeline, process_state
 from flambeau.types import Chunk, InferenceRequest
 
 _CANCEL_SECONDS = 5.0
@@ -34,6 +40,11 @@ _CANCEL_SECONDS = 5.0
 
 _LAST_WORDS_SECONDS = 0.5
 """How long a dead worker's socket may still be open: what it has sent is read in that time."""
+
+_STACKS_SECONDS = 0.5
+"""How long a worker that is silent may take to write its stacks down before it is ended."""
+_STACKS_PAUSE = 0.02
+"""Stacks are whole once nothing has been added for so long; writing them takes a millisecond."""
 
 
 class Events(Protocol):
@@ -76,6 +87,10 @@ class Worker(Protocol):
     def timed_out(self) -> bool:
         """Whether it was ended because it was silent for too long."""
 
+    @property
+    def out_of_memory(self) -> bool:
+        """Whether it ended for want of memory; known once it is gone."""
+
     async def start(self, load: Load, seconds: float) -> Loaded:
         """Load the model within `seconds`. Raises `LoadError`."""
 
@@ -114,7 +129,11 @@ class WorkerProcess:
         self._running: dict[int, _Clock] = {}
         self._asynchronous = False
         self._killed = False
+        self._lifeline = Lifeline()
+        self._ending: asyncio.Future[None] | None = None
+        self._oom_kills = oom_kills()
         self.timed_out = False
+        self.out_of_memory = False
 
     @property
     def pid(self) -> int:
@@ -134,7 +153,7 @@ class WorkerProcess:
     async def start(self, load: Load, seconds: float) -> Loaded:
         """Start, connect and load the model within `seconds`. Raises `LoadError`."""
         try:
-            channel = await self._connect()
+            await self._connect(load)
         except OSError as error:
             self._drop_channel()
             text = f"no worker process could be started: {error!r}"
@@ -143,11 +162,10 @@ class WorkerProcess:
             self._drop_channel()
             raise
         self._asynchronous = load.asynchronous
-        channel.send(load)
         try:
             return await asyncio.wait_for(asyncio.shield(self._loaded), seconds)
         except TimeoutError:
-            self.kill()
+            await self._end_silent()
             raise LoadError(
                 f"loading took longer than {seconds:g} s (startupTimeout / startup_timeout)"
             ) from None
@@ -155,9 +173,15 @@ class WorkerProcess:
             told = describe_exit(await self.wait())
             raise LoadError(f"the worker process ended while loading the model: {told}") from None
 
-    async def _connect(self) -> AsyncChannel[FromWorker]:
-        """Connect to a new process. Raises `OSError` when there is none, or `LoadError`."""
+    async def _connect(self, load: Load) -> None:
+        """Connect to a new process and tell it what to load.
+
+        Raises `OSError` when there is none, or `LoadError`.
+        """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        ours.setblocking(False)
+        send_with_descriptor(ours, load, self._lifeline.theirs)
+        self._lifeline.handed_over()
         self._launched = self._launcher.launch(theirs)
         self._channel = await AsyncChannel.connect(
             ours,
@@ -169,7 +193,6 @@ class WorkerProcess:
         if self._killed:
             self._handle.kill()
         self._launched.exited.add_done_callback(self._on_exited)
-        return self._channel
 
     def run(self, items: list[InferenceRequest], timeout: float) -> int:
         """Send one batch; returns its number.
@@ -213,14 +236,25 @@ class WorkerProcess:
         await self._closed.wait()
         self._disarm()
         if self._launched is None or self._handle is None:
+            self._lifeline.close()
             return -signal.SIGKILL
+        ours = self._killed
         self.kill()  # a closed socket with a living process behind it: nothing to talk to
         status = await self._launched.exited
+        killed = status == -signal.SIGKILL and not ours
+        self.out_of_memory = status == OUT_OF_MEMORY_EXIT or (
+            killed and oom_kills() > self._oom_kills
+        )
         self._handle.close()
+        for line in self._lifeline.last_words():
+            self._events.log(Log(logging.ERROR, "faulthandler", line))
+        self._lifeline.close()
         return status
 
     def _on_message(self, message: FromWorker) -> None:  # noqa: C901  # one case a message
         match message:
+            case Output() | Failed() | Done() if self.timed_out:
+                pass  # too late, or an error that was caused by asking for the stacks
             case Output():
                 if message.batch in self._running:
                     self._heard_of(message.batch)
@@ -282,11 +316,32 @@ class WorkerProcess:
     def _expire(self, batch: int) -> None:
         if not self._asynchronous:
             self.timed_out = True
-            self.kill()
+            self._end_soon()
             return
         self.cancel(batch)
-        self._running[batch] = _Clock(_CANCEL_SECONDS, self.kill)
+        self._running[batch] = _Clock(_CANCEL_SECONDS, self._end_soon)
         self._events.expired(batch)
+
+    def _end_soon(self) -> None:
+        self._disarm()
+        self._ending = self._ending or asyncio.ensure_future(self._end_silent())
+
+    async def _end_silent(self) -> None:
+        """Let the process write down what its threads do, into the model's log, then end it."""
+        if self._handle is not None:
+            self._handle.send_signal(DUMP_SIGNAL)
+            loop = asyncio.get_running_loop()
+            end, seen = loop.time() + _STACKS_SECONDS, 0
+            while not self._killed and loop.time() < end:
+                await asyncio.sleep(_STACKS_PAUSE)
+                written = self._lifeline.waiting()
+                if written and written == seen:
+                    break
+                seen = written
+            if not seen and not self._killed:
+                text = f"No stacks can be told: the process is {process_state(self.pid)}"
+                self._events.log(Log(logging.ERROR, "faulthandler", text))
+        self.kill()
 
 
 class _Clock:
@@ -314,6 +369,13 @@ class _Clock:
 
     def stop(self) -> None:
         self._timer.cancel()
+
+
+def oom_kills() -> int:
+    """How many processes the kernel's OOM killer has ended since the machine's start; 0: unknown."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        return int(Path("/proc/vmstat").read_text().partition("\noom_kill ")[2].split()[0])
+    return 0
 
 
 def describe_exit(status: int | None) -> str:

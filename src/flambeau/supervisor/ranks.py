@@ -62,6 +62,11 @@ class RankedWorker:
         """Whether any rank was silent for too long."""
         return any(process.timed_out for process in self._processes)
 
+    @property
+    def out_of_memory(self) -> bool:
+        """Whether any rank ended for want of memory."""
+        return any(process.out_of_memory for process in self._processes)
+
     async def start(self, load: Load, seconds: float) -> Loaded:
         """Start all ranks and load the model in each within `seconds`. Raises `LoadError`."""
         loads: list[Coroutine[None, None, Loaded]] = []

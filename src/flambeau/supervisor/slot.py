@@ -158,7 +158,7 @@ class Slot:
                 self._process = self.loaded_at = None
                 jobs, self._jobs = list(self._jobs.values()), {}
                 for job in jobs:
-                    job.lost(self._death(timed_out=False), company=len(jobs) > 1)
+                    job.lost(_worker_died(), company=len(jobs) > 1)
             if not self.retired:
                 await self._pause()
         self._pool.on_ended(self)
@@ -303,7 +303,7 @@ class Slot:
         if not self.retired:
             self._set(SlotState.WAITING)
         self._pool.on_gone(self)
-        error = self._death(timed_out=process.timed_out)
+        error = self._death(process)
         explained = [job.lost(error, company=len(jobs) > 1) for job in jobs]
         if died and not any(explained):  # two deaths under one input count once
             self._count_failure()
@@ -330,10 +330,15 @@ class Slot:
         await asyncio.sleep(STOP_GRACE_SECONDS)
         process.kill()
 
-    def _death(self, *, timed_out: bool) -> FlambeauError:
-        if timed_out:
+    def _death(self, process: Worker) -> FlambeauError:
+        if process.timed_out:
             return self._timed_out("its worker was replaced")
-        return FlambeauError(ErrorKind.WORKER_DIED, WORKER_DIED, retry_after=1)
+        if process.out_of_memory:
+            limit = self._pool.options.load.memory_limit
+            told = f" (worker_memory_limit, memoryLimit: {limit} bytes)" if limit else ""
+            text = f"Out of resources: the worker that computed it had no memory left{told}."
+            return FlambeauError(ErrorKind.OUT_OF_MEMORY, text)
+        return _worker_died()
 
     def _timed_out(self, outcome: str) -> FlambeauError:
         options = self._pool.options
@@ -367,3 +372,7 @@ class Slot:
     def _set(self, state: SlotState) -> None:
         self.state = state
         self._pool.changed()
+
+
+def _worker_died() -> FlambeauError:
+    return FlambeauError(ErrorKind.WORKER_DIED, WORKER_DIED, retry_after=1)

@@ -8,14 +8,28 @@ from collections.abc import Coroutine
 import msgspec
 
 from flambeau.errors import ErrorKind, LoadError
-from flambeau.ipc.messages import Exited, Forked, FromTemplate, Load, LoadFailed, Log, TemplateReady
+from flambeau.ipc.channel import send_with_descriptor
+from flambeau.ipc.messages import (
+    DUMP_SIGNAL,
+    Exited,
+    Forked,
+    FromTemplate,
+    Load,
+    LoadFailed,
+    Log,
+    TemplateReady,
+)
 from flambeau.supervisor.forks import Forks
 from flambeau.supervisor.launcher import START_SECONDS, LaunchedWorker, ProcessHandle
+from flambeau.supervisor.lifeline import Lifeline
 from flambeau.supervisor.model_log import write_model_log
 from flambeau.supervisor.process import describe_exit
 from flambeau.supervisor.zygote import Zygote
 
 logger = logging.getLogger(__name__)
+
+_STACKS_SECONDS = 0.3
+"""How long a template whose load takes too long has to write its stacks down."""
 
 _FORK_SECONDS = 30.0
 """Longest wait for a fork of a template that is ready; one that is slower is replaced."""
@@ -118,6 +132,7 @@ class _TemplateProcess:
         self._handle: ProcessHandle | None = None
         self._closed = asyncio.Event()
         self._killed = False
+        self._lifeline = Lifeline()
         self.loaded: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
     @property
@@ -150,6 +165,7 @@ class _TemplateProcess:
             text = f"no worker process could be started: {error!r}"
             self._fail(LoadError(text, ErrorKind.WORKER_DIED))  # not the model's fault
             self._forks.close()
+            self._lifeline.close()
             return
         timer = asyncio.get_running_loop().call_later(seconds, self._expire, seconds)
         self.loaded.add_done_callback(lambda _: timer.cancel())
@@ -157,13 +173,19 @@ class _TemplateProcess:
         handle.kill()  # a closed socket with a living process behind it: nothing to talk to
         told = describe_exit(await self._launched.exited)
         handle.close()
+        for line in self._lifeline.last_words():
+            write_model_log(self._name, Log(logging.ERROR, "faulthandler", line))
+        self._lifeline.close()
         self._fail(LoadError(f"the worker process ended while loading the model: {told}"))
 
     async def _start(self, zygote: Zygote) -> tuple[LaunchedWorker, ProcessHandle]:
         """Start the process and tell it what to load. Raises `OSError` when there is none."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        ours.setblocking(False)
+        send_with_descriptor(ours, self._load, self._lifeline.theirs)
+        self._lifeline.handed_over()
         launched = self._launched = zygote.launch(theirs, template=True)
-        channel = await self._forks.connect(
+        await self._forks.connect(
             ours,
             FromTemplate,  # type: ignore[arg-type]  # a union is no `type`
             self._on_message,
@@ -172,7 +194,6 @@ class _TemplateProcess:
         if self._killed:
             launched.give_up("the template was told to end")
         self._handle = await asyncio.wait_for(launched.started, launched.seconds)
-        channel.send(self._load)
         return launched, self._handle
 
     def _on_message(self, message: FromTemplate) -> None:
@@ -197,7 +218,9 @@ class _TemplateProcess:
     def _expire(self, seconds: float) -> None:
         text = f"loading took longer than {seconds:g} s (startupTimeout / startup_timeout)"
         self._fail(LoadError(text))
-        self.kill()
+        if self._handle is not None:  # its stacks are read once it is dead
+            self._handle.send_signal(DUMP_SIGNAL)
+        asyncio.get_running_loop().call_later(_STACKS_SECONDS, self.kill)
 
     def _fail(self, error: LoadError) -> None:
         if not self.loaded.done():

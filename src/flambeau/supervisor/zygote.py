@@ -12,6 +12,7 @@ from pathlib import Path
 from flambeau.ipc.messages import Exited, Forked, FromZygote, ZygoteReady
 from flambeau.supervisor.forks import Forks
 from flambeau.supervisor.launcher import LaunchedWorker
+from flambeau.supervisor.lifeline import Lifeline
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class Zygote:
         self._environment = environment
         self._process: subprocess.Popen[bytes] | None = None
         self._early: socket.socket | None = None
+        self._lifeline: Lifeline | None = None
         self._forks = Forks("zygote")
         self._wanted = False
         self._stopping = asyncio.Event()
@@ -57,6 +59,7 @@ class Zygote:
             early.close()
             self._process.kill()
             self._process.wait()
+            self._cut_lifeline()
 
     async def ensure(self) -> None:
         """Start the process unless that was asked for before."""
@@ -76,6 +79,8 @@ class Zygote:
 
     def _start_process(self) -> socket.socket:
         """Start the process; returns our end of its control socket."""
+        self._cut_lifeline()  # of a zygote that is dead
+        lifeline = self._lifeline = Lifeline()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with theirs:
             # -P: a torch.py in the working directory must not be taken for the library
@@ -87,12 +92,14 @@ class Zygote:
                     "flambeau.worker",
                     str(theirs.fileno()),
                     self._preload,
+                    str(lifeline.theirs),
                 ],
-                pass_fds=[theirs.fileno()],
+                pass_fds=[theirs.fileno(), lifeline.theirs],
                 stdin=subprocess.DEVNULL,
                 env=dict(self._environment),
                 start_new_session=True,
             )
+        lifeline.handed_over()
         return ours
 
     def launch(
@@ -121,6 +128,11 @@ class Zygote:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        self._cut_lifeline()
+
+    def _cut_lifeline(self) -> None:
+        if self._lifeline is not None:
+            self._lifeline.close()
 
     def _on_message(self, message: FromZygote) -> None:
         match message:

@@ -3,6 +3,7 @@
 Rule: a process that forks has one thread then, so that a fork copies no held lock.
 """
 
+import contextlib
 import errno
 import os
 import selectors
@@ -92,12 +93,16 @@ class ForkServer:
     def _reap(self) -> None:
         while self._workers:
             try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
+                dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             except ChildProcessError:
                 return
-            if pid == 0:
+            if dead is None:
                 return
-            code = os.waitstatus_to_exitcode(status)
+            pid = dead.si_pid
+            if os.getpgid(pid) == pid:  # while nobody else can have the number
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(pid, signal.SIGKILL)  # what the handler has started ends with it
+            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
             worker = self._workers.pop(pid, None)
             if worker is not None:
                 self._channel.send(Exited(worker, pid, code))

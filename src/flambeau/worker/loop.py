@@ -24,6 +24,8 @@ from flambeau.ipc.channel import BlockingChannel
 from flambeau.ipc.messages import Cancel, Load, Loaded, LoadFailed, Run, Stop, ToWorker
 from flambeau.worker.async_loop import serve_async
 from flambeau.worker.devices import prepare_compute
+from flambeau.worker.lifeline import hold_lifeline
+from flambeau.worker.memory import end_without_memory, limit_memory
 from flambeau.worker.native_loop import serve_native
 from flambeau.worker.output import capture_output
 from flambeau.worker.replies import Replies, Withdrawn, send_measured
@@ -34,7 +36,15 @@ logger = logging.getLogger("flambeau.worker")
 def work(sock: socket.socket, prepared: Runner | None = None) -> int:
     """Serve one model over `sock`; returns the exit code. A template's fork has it `prepared`."""
     channel: BlockingChannel[ToWorker] = BlockingChannel(sock, ToWorker)  # type: ignore[arg-type]  # a union is no `type`
+    received = channel.receive_with_descriptor()
+    if received is None:
+        return 0
+    load, lifeline = received
+    assert isinstance(load, Load), "the first message is Load"
     capture_output(channel)
+    if lifeline is not None:
+        hold_lifeline(lifeline)
+    limit_memory(load.memory_limit)
     os.register_at_fork(after_in_child=functools.partial(_silence_child, channel))
     inbox: queue.SimpleQueue[ToWorker] = queue.SimpleQueue()
     withdrawn = Withdrawn()
@@ -42,8 +52,6 @@ def work(sock: socket.socket, prepared: Runner | None = None) -> int:
         target=_read, args=(channel, inbox, withdrawn), name="ipc", daemon=True
     )
     reader.start()
-    load = inbox.get()
-    assert isinstance(load, Load), "the first message is Load"
     loop = asyncio.new_event_loop() if load.asynchronous else None
     if loop is not None:
         asyncio.set_event_loop(loop)  # handlers look for it while they load
@@ -82,6 +90,8 @@ def _read(
             if isinstance(message, Cancel):
                 withdrawn.add(message.batch)
             inbox.put(message)
+    except MemoryError:
+        end_without_memory()
     finally:
         os._exit(0)  # the server is gone, or talks nonsense: nobody waits for an answer
 

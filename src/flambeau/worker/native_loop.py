@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from flambeau.handlers.runner import Runner
 from flambeau.ipc.channel import BlockingChannel
 from flambeau.ipc.messages import Cancel, Run, Stop, ToWorker
+from flambeau.worker.memory import end_without_memory
 from flambeau.worker.replies import Replies
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ class _NativeWorker:
     def _prepare(self, inbox: "queue.SimpleQueue[ToWorker]") -> None:
         try:
             self._open(inbox)
+        except MemoryError:
+            end_without_memory()
         except BaseException:
             logger.exception("The worker ends: it cannot take requests any more")
             os._exit(70)  # the main thread would wait for ever

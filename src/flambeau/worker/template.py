@@ -26,7 +26,9 @@ from flambeau.ipc.messages import Fork, Load, LoadFailed, TemplateReady
 from flambeau.worker.alone import live
 from flambeau.worker.devices import prepare_compute
 from flambeau.worker.forking import ForkServer
+from flambeau.worker.lifeline import hold_lifeline
 from flambeau.worker.loop import load_failed, work
+from flambeau.worker.memory import limit_memory
 from flambeau.worker.output import capture_output
 
 _THREAD_SECONDS = 2.0
@@ -46,7 +48,11 @@ def serve_template(control: socket.socket) -> int:
     received = channel.receive_with_descriptor()
     if received is None:
         return 0
-    loaded = _load(channel, received[0])
+    load, lifeline = received
+    if lifeline is not None:
+        hold_lifeline(lifeline)
+    limit_memory(load.memory_limit)
+    loaded = _load(channel, load)
     if not isinstance(loaded, Runner):
         channel.send(loaded)
         return 1
