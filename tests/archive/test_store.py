@@ -73,6 +73,8 @@ def test_find(store: ModelStore, root: Path, url: str, name: str) -> None:
         ("/etc", "Model not found at: /etc"),
         ("a\\m.mar", "Model not found at: 'a\\\\m.mar'"),
         ("m.mar\x00", "Model not found at: 'm.mar\\x00'"),
+        ("é" * 128, f"Model not found at: {'é' * 128}... (no file has so long a name)"),
+        ("/a" * 2001, f"Model not found at: {('/a' * 2001)[:255]}... (no file has so long a name)"),
     ],
 )
 def test_find_nothing(store: ModelStore, url: str, message: str) -> None:

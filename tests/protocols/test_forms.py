@@ -106,3 +106,11 @@ def test_the_number_of_fields_has_a_limit(count: int) -> None:
 def test_large_bodies(content_type: str, body: bytes, field: Field) -> None:
     """A large form is split beside the event loop, with the same result."""
     assert asyncio.run(split_body(content_type, body)) == [field]
+
+
+@pytest.mark.parametrize("shift", range(4))
+def test_escapes_are_decoded_where_slices_meet(shift: int) -> None:
+    """Large values are decoded a slice at a time; what is no escape stays."""
+    value = b"x" * shift + b"%41" * 20_000 + b"%4" + b"%" * 20_000 + b"%zz+"
+    expected = b"x" * shift + b"A" * 20_000 + b"%4" + b"%" * 20_000 + b"%zz "
+    assert read_fields("application/x-www-form-urlencoded", b"a=" + value)[0].value == expected

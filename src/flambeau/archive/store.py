@@ -34,6 +34,10 @@ logger = logging.getLogger(__name__)
 
 _LISTED_SUFFIXES = (".mar", ".model", ".tar.gz")
 
+_NAME_BYTES = 255
+_PATH_BYTES = 4000
+"""Of a file and of a path: beyond, the file system answers with an error instead of a no."""
+
 
 class OpenedArchive(msgspec.Struct, frozen=True):
     """A model on the disk, ready to load.
@@ -231,6 +235,10 @@ def _check_url(url: str) -> None:
         )
     if "\\" in url or not url.isprintable():
         raise _not_found(f"Model not found at: {shown(url)}")
+    if len(url.encode()) > _PATH_BYTES or any(
+        len(part.encode()) > _NAME_BYTES for part in url.split("/")
+    ):
+        raise _not_found(f"Model not found at: {url[:_NAME_BYTES]}... (no file has so long a name)")
 
 
 def _not_found(message: str) -> ArchiveError:

@@ -13,8 +13,7 @@ MAX_HEADERS = 512
 MAX_PARTS = 64
 """Fields of a form, multipart or urlencoded."""
 
-MAX_PART_HEAD_BYTES = 8 * 1024
-"""The headers of one part of a multipart form."""
+MAX_QUERY_PARAMETERS = 1000
 
 MAX_PARAMETERS_BYTES = 64 * 1024
 """The JSON body of a call of the management API."""

@@ -10,7 +10,8 @@ from urllib.parse import parse_qsl
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from flambeau.errors import FlambeauError, PredictionError
+from flambeau.errors import ErrorKind, FlambeauError, PredictionError
+from flambeau.protocols import limits
 from flambeau.protocols.forms import split_body
 from flambeau.protocols.http import (
     EXCHANGE,
@@ -101,6 +102,9 @@ class Predictor:
 def query_parameters(scope: Scope) -> list[tuple[str, bytes]]:
     """The query's parameters in their order, percent escapes decoded."""
     query: bytes = scope["query_string"]
+    if query.count(b"&") >= limits.MAX_QUERY_PARAMETERS:
+        text = f"A query may have at most {limits.MAX_QUERY_PARAMETERS} parameters."
+        raise FlambeauError(ErrorKind.INVALID_INPUT, text)
     return [
         (name, value.encode("utf-8", "surrogateescape"))
         for name, value in parse_qsl(
