@@ -67,8 +67,8 @@ class Case(msgspec.Struct, frozen=True):
 def run(run: Run) -> Figures:
     """Send connections of requests, most of them broken; each answer is looked at."""
     random_ = run.random()
-    total = run.amount(30_000, 500_000, 8000)
-    with trust_server(run, {"stub": 2}) as server:
+    total = run.amount(25_000, 500_000, 8000)
+    with trust_server(run, {"stub": 2}, properties={"enable_model_api": "false"}) as server:
         bench = _Bench(server)
         asyncio.run(bench.send_all(_cases(random_, total)))
         bench.note("dead", int(not server.alive()))
