@@ -4,8 +4,11 @@ Start: bind the listeners, start the zygote (unless the command has: its imports
 register the models, accept requests. Whoever connects before waits; requests that come before a
 model's workers are ready wait in its queue.
 
-Stop, from the outside in: close the listeners; answer what is in flight; let every model finish
-what it accepted and end its workers; end the zygote. A second signal ends the workers at once.
+Stop, from the outside in: say at once that nothing is ready any more, and end each connection with
+its next answer; go on accepting for `drain_delay`, so that those who watch the probes can go
+elsewhere; close the listeners; answer what is in flight, within `shutdown_grace`; let every model
+finish what it accepted and end its workers; end the zygote. A second signal skips the waits: it ends
+the workers at once.
 """
 
 import asyncio
@@ -13,6 +16,7 @@ import contextlib
 import logging
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 
 import msgspec
@@ -30,7 +34,7 @@ from flambeau.config import (
 )
 from flambeau.errors import ArchiveError, ConfigError
 from flambeau.frontend.access import Access
-from flambeau.frontend.binding import bind_listeners
+from flambeau.frontend.binding import bind_listeners, has_front_ends
 from flambeau.frontend.descriptors import raise_limit
 from flambeau.frontend.front_ends import FrontEnds, setup_of
 from flambeau.frontend.headers import CommonHeaders
@@ -40,6 +44,7 @@ from flambeau.frontend.listeners import HttpServer
 from flambeau.frontend.responses import LocalResponses
 from flambeau.ipc.frontend_messages import Setup
 from flambeau.protocols.description import Description
+from flambeau.protocols.health import Probes
 from flambeau.protocols.kserve import KServeReadiness
 from flambeau.protocols.management import ManagementApi
 from flambeau.protocols.metrics import MetricsApi
@@ -49,6 +54,7 @@ from flambeau.serving.admission import signature_policy
 from flambeau.serving.host import Counters, Host
 from flambeau.serving.inference import Inference
 from flambeau.serving.management import Management
+from flambeau.serving.readiness import Readiness
 from flambeau.serving.registry import Registry
 from flambeau.serving.restore import restore
 from flambeau.serving.snapshots import Snapshots
@@ -60,8 +66,6 @@ from flambeau.telemetry.metrics_config import DEFAULT_FILE, parse_metrics_config
 from flambeau.telemetry.system import SystemSampler
 
 logger = logging.getLogger(__name__)
-
-GRACE_SECONDS = 30.0
 
 _LIGHT_PRELOAD = ("flambeau.handlers.native", "flambeau.handlers.runner")
 """What workers without torch need; not their runtimes, which start threads when imported."""
@@ -75,6 +79,8 @@ class Core:
     ) -> None:
         self.config = config
         self._import_ahead = import_ahead
+        self.stop_by: float | None = None
+        """Until when a stop waits for what models have accepted, on the monotonic clock."""
         self.metrics = _metrics(config)
         self.registry = Registry()
         environment = worker_environment(config)
@@ -106,7 +112,8 @@ class Core:
         if config.log_location is not None and not config.no_config_snapshots:
             snapshots = Snapshots(config.log_location / "config", config)
         self.management = Management(self.registry, store, config, host, snapshots)
-        self.inference = Inference(self.registry, pending)
+        self.readiness = Readiness(self.registry)
+        self.inference = Inference(self.registry, self.readiness, pending)
 
     async def load_models(self) -> None:
         """Register the models of a snapshot or of `load_models`; their workers begin to load."""
@@ -115,6 +122,7 @@ class Core:
         else:
             await self.management.load_startup_models(self.config.load_models)
         await self.management.started()
+        self.readiness.registered()
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[asyncio.TaskGroup]:
@@ -129,7 +137,8 @@ class Core:
                     yield group
                 finally:
                     sampling.cancel()
-                    await self.management.close(GRACE_SECONDS)
+                    left = (self.stop_by or time.monotonic()) - time.monotonic()
+                    await self.management.close(max(left, 0))
         finally:
             await asyncio.gather(*(each.stop() for each in {self.zygote, self.light}))
 
@@ -173,6 +182,7 @@ class Server:
             self._close()
             raise
         self._told_to_stop = asyncio.Event()
+        self._hurried = asyncio.Event()
 
     async def run(self, started: Callable[[], Coroutine[None, None, None]] | None = None) -> None:
         """Serve until `stop`.
@@ -199,7 +209,9 @@ class Server:
                 watching = group.create_task(self._access.keep())
                 await told
                 watching.cancel()
+                await self._leave()
                 logger.info("Stopping: listeners closed, finishing what was accepted.")
+                self.core.stop_by = time.monotonic() + self.config.shutdown_grace
                 if announcing is not None:
                     announcing.cancel()
                 self.core.environments.close()  # a client may be waiting for an installation
@@ -218,11 +230,25 @@ class Server:
 
     def stop(self) -> None:
         """Begin the stop; the second call ends the workers at once."""
+        self.core.readiness.draining = True
         if self._told_to_stop.is_set():
+            self._hurried.set()
             for server in self._servers:
                 server.kill()
             self.core.management.kill()
         self._told_to_stop.set()
+
+    async def _leave(self) -> None:
+        """Let clients find another server before this one closes its listeners."""
+        for server in self._servers:
+            server.leave()
+        if self.config.drain_delay:
+            logger.info(
+                "Stopping: not ready any more; listeners are closed in %g s.",
+                self.config.drain_delay,
+            )
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._hurried.wait(), self.config.drain_delay)
 
     def address(self, key: str) -> Address:
         """Where a listener really is: the port that was chosen, if 0 was asked for."""
@@ -236,7 +262,7 @@ class Server:
         config = self.config
         for keys, sockets in self._sockets.items():
             address: Address = getattr(config, keys[0])
-            if len(sockets) > 1:
+            if has_front_ends(config, keys):
                 self._servers.append(self._make_front_ends(sockets, access, secure=address.tls))
                 continue
             answering = Answering(
@@ -249,7 +275,7 @@ class Server:
             )
             context = access.tls.context if access.tls is not None and address.tls else None
             listener = Listener(self._mounts(keys, access), answering)
-            self._servers.append(HttpServer(listener, sockets[0], GRACE_SECONDS, context))
+            self._servers.append(HttpServer(listener, sockets[0], config.shutdown_grace, context))
 
     async def _accepting(self) -> None:
         """Wait for front-end processes; what the server process serves itself, it accepts at once."""
@@ -265,7 +291,11 @@ class Server:
         def setup() -> Setup:
             certificates = access.certificates if secure else None
             return setup_of(
-                self.config, self._metrics_url(), certificates, access.tokens, GRACE_SECONDS
+                self.config,
+                self._metrics_url(),
+                certificates,
+                access.tokens,
+                self.config.shutdown_grace,
             )
 
         return FrontEnds(sockets, setup, self.core.inference, self._responses)
@@ -293,6 +323,8 @@ class Server:
             if tokens is not None:
                 api = TokenApi(tokens, access.share_keys)
                 served.append(Mount(api, frozenset({TokenScope.API})))
+            if "inference_address" not in keys:
+                served.append(Mount(Probes(core.inference), management))
             served.append(Mount(KServeReadiness(core.inference), management))
             served.append(Mount(ManagementApi(core.management, core.inference), management))
         if self._serves_metrics(keys):

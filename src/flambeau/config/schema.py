@@ -53,6 +53,19 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
             own=True,
         ),
     ] = 1
+    front_end: Annotated[
+        str, Setting("who terminates HTTP at inference_address where http_workers is 1: the `server`"
+            " process, or a `process` of its own, which is replaced when it dies and leaves models"
+            " alone", choices=("server", "process"), own=True)
+    ] = "server"  # fmt: skip
+    drain_delay: Annotated[
+        float, Setting("a stop goes on serving for so long, not ready, for those that watch /readyz to"
+            " leave", high=3600, unit="s", own=True)
+    ] = 0  # fmt: skip
+    shutdown_grace: Annotated[
+        float, Setting("longest wait of a stop for requests in flight, after drain_delay", low=1,
+            high=86_400, unit="s", own=True)
+    ] = 30  # fmt: skip
     cors_allowed_origin: Annotated[
         str, Setting("value of `Access-Control-Allow-Origin` on every response")
     ] = ""

@@ -14,6 +14,7 @@ logger = logging.getLogger(__name__)
 def bind_listeners(config: ServerConfig) -> dict[tuple[str, ...], list[socket.socket]]:
     """Bind every listener; several sockets where several processes serve it.
 
+    One socket is served by the server process unless `has_front_ends`.
     Raises `ConfigError` for an address that cannot be had, or that would let anybody run code here,
     and then none is bound.
     """
@@ -50,18 +51,25 @@ def _check_management(config: ServerConfig) -> None:
     )
 
 
+def has_front_ends(config: ServerConfig, keys: tuple[str, ...]) -> bool:
+    """Whether processes of their own terminate HTTP at an address: at a port that only predicts."""
+    if config.http_workers == 1 and config.front_end == "server":
+        return False
+    return keys == ("inference_address",) and not config.inference_address.path
+
+
 def _http_workers(config: ServerConfig, keys: tuple[str, ...]) -> int:
-    """How many processes serve an address: more than one predict only, and at a port only."""
+    """How many processes serve an address."""
     count = config.http_workers
-    if count == 1 or "inference_address" not in keys:
-        return 1
-    if keys == ("inference_address",) and not config.inference_address.path:
+    if has_front_ends(config, keys):
         return count
+    if (count == 1 and config.front_end == "server") or "inference_address" not in keys:
+        return 1
     reason = "is a UNIX socket" if len(keys) == 1 else f"is {keys[1]}, too"
     logger.warning(
-        "http_workers=%d has no effect, the server process itself serves %s: inference_address"
+        "%s has no effect, the server process itself serves %s: inference_address"
         " %s. It needs a port of its own.",
-        count,
+        f"http_workers={count}" if count > 1 else f"front_end={config.front_end}",
         config.inference_address,
         reason,
     )

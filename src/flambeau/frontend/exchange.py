@@ -189,19 +189,16 @@ class Exchange:
         self._head = b"".join(parts)
 
     def _goes_on(self) -> bool:
-        """Whether the connection goes on as the client asked; after an error it ends.
+        """Whether the connection goes on as the client asked; after an error it ends, and in a stop.
 
-        An error does not end it before the request is read, though, nor while the client waits for
+        Neither does end it before the request is read, though, nor while the client waits for
         answers to later requests: closing under a client that sends resets the connection, and
         loses the answer.
         """
-        error = (
-            self.status >= 400
-            and not self.goes_on_after_error
-            and not self.more_body
-            and not self._connection.pipeline
-        )
-        if error or self.ends_connection:
+        error = self.status >= 400 and not self.goes_on_after_error
+        ends = error or self._connection.listener.leaving
+        whole = not self.more_body and not self._connection.pipeline
+        if (ends and whole) or self.ends_connection:
             self.keep_alive = False
         return self.keep_alive
 

@@ -25,6 +25,7 @@ from flambeau.ipc.frontend_messages import (
     FromFrontEnd,
     Keys,
     KeysTaken,
+    Leave,
     LogRecord,
     NewCertificates,
     NewKeys,
@@ -43,8 +44,8 @@ from flambeau.serving.tokens import Keyring
 
 logger = logging.getLogger(__name__)
 
-_RESTART_SECONDS = (0, 1, 2, 5, 10, 30)
-"""Waits before a new process, by how many in a row have died young."""
+_RESTART_SECONDS = (0, 0, 0, 0, 1, 2, 5, 10, 30)
+"""Waits before a new process, by how many in a row have died young: a few kills are made good at once."""
 _YOUNG_SECONDS = 30.0
 _START_SECONDS = 30.0
 _KEYS_SECONDS = 15.0
@@ -103,6 +104,7 @@ class FrontEnds:
         self._running: set[FrontEndProcess] = set()
         self._serving = [asyncio.Event() for _ in sockets]
         self._stopping = asyncio.Event()
+        self._leaving = False
 
     async def run_until_told(self) -> None:
         """Serve until `stop` was called and open requests are answered."""
@@ -116,6 +118,12 @@ class FrontEnds:
             async with asyncio.timeout(_START_SECONDS):
                 for serving in self._serving:
                     await serving.wait()
+
+    def leave(self) -> None:
+        """Tell clients to go elsewhere: each connection ends with its next answer."""
+        self._leaving = True
+        for process in self._running:
+            process.leave()
 
     def stop(self) -> None:
         """Close the port; requests in flight are finished."""
@@ -147,6 +155,8 @@ class FrontEnds:
             process = FrontEndProcess(self._setup, self._inference, self._responses)
             process.on_serving = self._serving[number].set
             self._running.add(process)
+            if self._leaving:
+                process.leave()
             started = time.monotonic()
             try:
                 told = await process.run(sock)
@@ -178,7 +188,7 @@ class FrontEndProcess:
         self._asked: set[asyncio.Future[None]] = set()
         self._keys_taken = asyncio.Event()
         self.on_serving: Callable[[], object] = lambda: None
-        self._draining = False
+        self._leaving = self._draining = False
 
     async def run(self, sock: socket.socket) -> str:
         """Serve on a socket until the process has ended; returns how. Raises `OSError`."""
@@ -201,6 +211,8 @@ class FrontEndProcess:
     ) -> int:
         with theirs:  # open here, its end would not be noticed
             channel.send(self._setup())  # with the keys as they are now
+            if self._leaving:
+                channel.send(Leave())
             if self._draining:
                 return 0  # the socket is closed already
             descriptors = (theirs.fileno(), sock.fileno())
@@ -214,6 +226,12 @@ class FrontEndProcess:
                 start_new_session=True,
             )
         return await self._process.wait()
+
+    def leave(self) -> None:
+        """Let each connection end with its next answer."""
+        self._leaving = True
+        if self._channel is not None:
+            self._channel.send(Leave())
 
     def drain(self) -> None:
         """Ask the process to answer what it has accepted, and to end; it has some time for that."""
@@ -319,6 +337,8 @@ class FrontEndProcess:
                     yes = await self._inference.ready()
                 case "healthy":
                     yes = await self._inference.healthy()
+                case "livez" | "startupz" | "readyz":
+                    names = await self._inference.lacks(question.what)
         except FlambeauError as error:
             self._refuse(question.number, error)
         else:

@@ -76,6 +76,8 @@ class Listener:
         self.connections = Connections(
             answering.max_connections, answering.max_connections_per_address
         )
+        self.leaving = False
+        """Whether a stop has begun: each connection ends with its next answer."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""

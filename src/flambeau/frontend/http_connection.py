@@ -61,7 +61,7 @@ class HttpConnection(asyncio.Protocol):
         """The request that was parsed last."""
         self._running: Exchange | None = None  # the one that is being answered, or was last
         self.pipeline: deque[tuple[Exchange, Scope]] = deque()
-        self._listener = cast("Listener", config.app)
+        self.listener = cast("Listener", config.app)
         self._server = server_state
         self._new_parser()
         self._head = Head()
@@ -99,7 +99,7 @@ class HttpConnection(asyncio.Protocol):
             "scheme": "https" if is_ssl(self.transport) else "http",
             "root_path": "",
         }
-        reason = self._listener.connections.admit(self, client)
+        reason = self.listener.connections.admit(self, client)
         if reason or is_scarce(self.transport):
             self._refuse(503, reason)
             return
@@ -111,7 +111,7 @@ class HttpConnection(asyncio.Protocol):
         for timer in filter(None, (self._timer, self._idle_timer)):
             timer.cancel()
         self._server.connections.discard(self)
-        self._listener.connections.forget(self)
+        self.listener.connections.forget(self)
         self.flow.resume_writing()
         if exc is None:
             self.transport.close()
@@ -305,7 +305,7 @@ class HttpConnection(asyncio.Protocol):
 
     async def _run(self, exchange: Exchange, scope: Scope) -> None:
         try:
-            await self._listener(scope, exchange.receive, exchange.send)
+            await self.listener(scope, exchange.receive, exchange.send)
         finally:
             assert exchange.task is not None
             self._server.tasks.discard(exchange.task)
@@ -343,7 +343,7 @@ class HttpConnection(asyncio.Protocol):
         if dated is not self._dated:
             self._dated = dated
             self._date = b"".join(b"%b: %b\r\n" % pair for pair in dated)
-        return self._date + self._listener.headers.beside(headers)
+        return self._date + self.listener.headers.beside(headers)
 
     # the clock
 
@@ -396,5 +396,5 @@ class HttpConnection(asyncio.Protocol):
             if running.status:  # in the midst of an answer: its missing end tells
                 self.transport.close()
                 return
-        self.transport.write(refusal(status, self._listener.headers.beside(()), reason))
+        self.transport.write(refusal(status, self.listener.headers.beside(()), reason))
         self.transport.close()

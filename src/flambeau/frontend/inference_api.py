@@ -1,7 +1,7 @@
 """The inference API: the protocols of `inference_address`, in whichever process it is served."""
 
 from flambeau.config import ServerConfig
-from flambeau.protocols.health import Health
+from flambeau.protocols.health import Health, Probes
 from flambeau.protocols.http import HttpProtocol
 from flambeau.protocols.kserve import KServe, OpenInference
 from flambeau.protocols.prediction import Predictor
@@ -15,6 +15,7 @@ def inference_protocols(inference: DataPlane, config: ServerConfig) -> list[Http
     predictor = Predictor(inference, config.max_request_size)
     protocols: list[HttpProtocol] = [
         Health(inference),
+        Probes(inference),
         Predictions(predictor),
         SageMaker(predictor, inference),
         KServe(predictor),

@@ -109,6 +109,7 @@ class HttpServer(uvicorn.Server):
         )
         self.on_serving: Callable[[], None] = lambda: None
         self._bound = sock
+        self._listener = app
 
     @override
     @contextlib.contextmanager
@@ -151,6 +152,10 @@ class HttpServer(uvicorn.Server):
             if path:
                 with contextlib.suppress(OSError):
                     os.unlink(path)  # at the end of the loop's life
+
+    def leave(self) -> None:
+        """Tell clients to go elsewhere: each connection ends with its next answer."""
+        self._listener.leaving = True
 
     def stop(self) -> None:
         """Close the listener; requests in flight are finished."""

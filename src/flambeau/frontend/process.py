@@ -30,6 +30,7 @@ from flambeau.ipc.channel import AsyncChannel
 from flambeau.ipc.frontend_messages import (
     Drain,
     KeysTaken,
+    Leave,
     NewCertificates,
     NewKeys,
     Part,
@@ -59,7 +60,7 @@ class FrontEnd:
         self._keys = Keyring()
         self._tls: Tls | None = None
         self._setup: asyncio.Future[Setup] = asyncio.get_running_loop().create_future()
-        self._draining = self._finished = False
+        self._leaving = self._draining = self._finished = False
         self._server: HttpServer | None = None
         self._closed = asyncio.Event()
 
@@ -76,6 +77,8 @@ class FrontEnd:
         _log_to(RemoteLog(self._send), setup.log_level)
         self._server = self._make_server(setup, responses)
         self._server.on_serving = lambda: self._send(Serving())
+        if self._leaving:
+            self._server.leave()
         if self._draining:
             self._server.stop()
         await self._server.run_until_told()
@@ -115,7 +118,7 @@ class FrontEnd:
         if self._channel is not None:
             self._channel.send(message)
 
-    def _on_message(self, message: ToFrontEnd) -> None:
+    def _on_message(self, message: ToFrontEnd) -> None:  # noqa: C901  # one case a message
         match message:
             case Part():
                 self._inference.part(message)
@@ -129,6 +132,10 @@ class FrontEnd:
                 self._setup.set_result(message)
             case NewKeys() | NewCertificates():
                 self._renew(message)
+            case Leave():
+                self._leaving = True
+                if self._server is not None:
+                    self._server.leave()
             case Drain():
                 self._draining = True
                 if self._server is not None:

@@ -25,6 +25,7 @@ from flambeau.ipc.frontend_messages import (
 )
 from flambeau.scheduling.held_bytes import HeldBytes
 from flambeau.scheduling.queue import Entry
+from flambeau.serving.readiness import Probe
 from flambeau.types import Field, InferenceRequest
 
 _KNOWN_MODELS = 10_000
@@ -88,6 +89,10 @@ class RemoteInference:
         """Whether the server is healthy."""
         return (await self._ask("healthy")).yes
 
+    async def lacks(self, probe: Probe) -> list[str]:
+        """What the core still lacks for a probe's yes, for people; that it answers is a part of it."""
+        return (await self._ask(probe)).names
+
     # what the core tells
 
     def part(self, message: Part) -> None:
@@ -121,7 +126,7 @@ class RemoteInference:
 
     async def _ask(
         self,
-        what: Literal["model", "startup_names", "ready", "healthy"],
+        what: Literal["model", "startup_names", "ready", "healthy"] | Probe,
         name: str = "",
         version: str = "",
     ) -> Told:

@@ -33,7 +33,7 @@ from flambeau.handlers.native_jobs import (
     run_distinct,
     with_wanted,
 )
-from flambeau.handlers.native_model import Device, NativeModel, load_model
+from flambeau.handlers.native_model import Device, NativeModel, load_model, run_example
 from flambeau.handlers.native_request import (
     OUTPUT_HEADER,
     is_form,
@@ -102,6 +102,10 @@ class TransformersHandler:
     def begin(self, threads: int) -> None:
         """Get ready to answer in this process with so many compute threads."""
         self._model.engine.begin(threads)
+
+    def canary(self) -> None:
+        """Run the task's example. Raises what goes wrong."""
+        run_example(self._model)
 
     def info(self) -> dict[str, str]:
         """How the model is served, for people."""

@@ -124,7 +124,9 @@ def load_model(
         generation=dict(engine.session().defaults) if source.generates else {},
         chat=read_chat_template(model_dir),
     )
-    _warm_up(model, parts.labels)
+    outputs = run_example(model)
+    if outputs is not None and model.task.has_labels:
+        warn_missing_labels(parts.labels, outputs["logits"].shape[-1])
     return model
 
 
@@ -189,20 +191,24 @@ def _load_reader(
     return load_tokenizer(model_dir, settings, config, task)
 
 
-def _warm_up(model: NativeModel, labels: list[str] | None) -> None:
-    """Run the task's example, so that a model that cannot run fails here and not in use."""
+def run_example(model: NativeModel) -> Mapping[str, Any] | None:
+    """Run the task's example, so that a model that cannot run fails here and not in use.
+
+    Returns what the engine gives, None where the example does not fit or is generated from. Raises
+    `LoadError`.
+    """
     inputs = model.task.parse(model.task.sample())
     row = model.task.rows(inputs.entries[0], inputs.parameters)[0]
     reading = model.reader.encode([row])[0]
     if isinstance(reading, PredictionError):
         # A max_length too small for the example may still suit the user's texts.
-        return
+        return None
     sequence = sequence_of(with_wanted(model.task, reading).windows[0])
     try:
         if isinstance(model.task, GenerationTask):
             settings = GenerationSettings(1, min_length=0, do_sample=False, num_beams=1)
             generate_all(model.engine.session(), [sequence], [settings])
-            return
+            return None
         outputs = model.engine.forward([sequence])[0]
     except Exception as error:
         raise LoadError(
@@ -214,8 +220,7 @@ def _warm_up(model: NativeModel, labels: list[str] | None) -> None:
             f"The model gives no {', '.join(missing)}: it is not made for {model.task.name}."
             " Set task to what it was trained for."
         )
-    if model.task.has_labels:
-        warn_missing_labels(labels, outputs["logits"].shape[-1])
+    return outputs
 
 
 def _generation_positions(config: Mapping[str, object]) -> int | None:

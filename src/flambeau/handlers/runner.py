@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 from flambeau.archive.golden import GOLDEN_PATH
 from flambeau.archive.manifest import read_manifest_document
 from flambeau.archive.yaml_config import read_yaml
-from flambeau.errors import ArchiveError, LoadError
+from flambeau.errors import ArchiveError, LoadError, first_line
 from flambeau.handlers import removed_calls
 from flambeau.handlers.answers import Abandoned, Answers, Emit
 from flambeau.handlers.choice import Choice, NotShareableError, choose
@@ -215,6 +215,14 @@ class Runner:
         from flambeau.handlers.native_runs import NativeRuns  # users' handlers do without
 
         return NativeRuns(self._native, self, self._max_requests)
+
+    def canary(self) -> str:
+        """Run the native task's example; returns why that fails, else ""."""
+        try:
+            self._native.canary()
+        except Exception as error:  # noqa: BLE001  # the server is told
+            return f"{type(error).__name__}: {first_line(error)}"
+        return ""
 
     def budget(self) -> int:
         """Tokens that a forward pass should have; 0 where that does not matter."""

@@ -1,11 +1,11 @@
 """Every record between the server process and its further front-end processes.
 
-core → front end   Setup, Part, Refused, Told, NewKeys, NewCertificates, Drain
+core → front end   Setup, Part, Refused, Told, NewKeys, NewCertificates, Leave, Drain
 front end → core   Serving, Submit, Withdraw, Ask, KeysTaken, Responses, LogRecord
 
 `Setup` comes first. The core answers `Submit` with parts, the last one marked, or one `Refused`, and
 `Ask` with one `Told` or `Refused`; numbers are the front end's. `Withdraw` has no answer. After
-`Drain` a front end answers what it has accepted, sends what it still has to tell, and ends.
+`Leave` connections end with their next answer; after `Drain` a front end answers what it has accepted, sends what it still has to tell, and ends.
 """
 
 from typing import Literal
@@ -100,6 +100,10 @@ class NewCertificates(msgspec.Struct, frozen=True, tag="new_certificates", array
     certificates: Certificates
 
 
+class Leave(msgspec.Struct, frozen=True, tag="leave", array_like=True):
+    """A stop has begun: clients are to go elsewhere. Connections are still accepted."""
+
+
 class Drain(msgspec.Struct, frozen=True, tag="drain", array_like=True):
     """Accept no more connections, answer what was accepted, and end."""
 
@@ -124,10 +128,13 @@ class Withdraw(msgspec.Struct, frozen=True, tag="withdraw", array_like=True):
 
 
 class Ask(msgspec.Struct, frozen=True, tag="ask", array_like=True):
-    """A question to the data plane; `name` and `version` are a model's, where one is meant."""
+    """A question to the data plane; `name` and `version` are a model's, where one is meant.
+
+    Names of probes ask what each of them lacks: `names`.
+    """
 
     number: int
-    what: Literal["model", "startup_names", "ready", "healthy"]
+    what: Literal["model", "startup_names", "ready", "healthy", "livez", "startupz", "readyz"]
     name: str = ""
     version: str = ""
 
@@ -151,5 +158,5 @@ class LogRecord(msgspec.Struct, frozen=True, tag="log", array_like=True):
     message: str
 
 
-ToFrontEnd = Setup | Part | Refused | Told | NewKeys | NewCertificates | Drain
+ToFrontEnd = Setup | Part | Refused | Told | NewKeys | NewCertificates | Leave | Drain
 FromFrontEnd = Serving | Submit | Withdraw | Ask | KeysTaken | Responses | LogRecord

@@ -4,12 +4,12 @@ server → zygote     Fork (with the worker's socket as a passed descriptor)
 zygote → server     ZygoteReady, Forked, Exited
 server → template   Load as below, then Fork as above
 template → server   TemplateReady or LoadFailed; Log; Forked, Exited
-server → worker     Load (with the lifeline as a passed descriptor), Run, Cancel, Stop
-worker → server     Loaded, LoadFailed, Output, Failed, Done, Log, Measured
+server → worker     Load (with the lifeline as a passed descriptor), Run, Cancel, Ping, Stop
+worker → server     Loaded, LoadFailed, Output, Failed, Done, Pong, Log, Measured
 
 A worker answers `Load` with exactly one `Loaded` or `LoadFailed`. It answers `Run` with, for each
 item, chunks (`Output`, the last one marked) or one `Failed`, in any order between items, and then
-one `Done`. An asynchronous or native worker runs several batches at once; `Cancel` asks for one's
+one `Done`, and `Ping` with one `Pong`. An asynchronous or native worker runs several batches at once; `Cancel` asks for one's
 early `Done`.
 `Log` and `Measured` come at any time; what was measured for an answer comes before it.
 """
@@ -128,6 +128,10 @@ class Cancel(msgspec.Struct, frozen=True, tag="cancel", array_like=True):
     items: list[int] = []
 
 
+class Ping(msgspec.Struct, frozen=True, tag="ping", array_like=True):
+    """Show that you answer: run the task's example where the handler is ours."""
+
+
 class Stop(msgspec.Struct, frozen=True, tag="stop", array_like=True):
     """Finish what is running, then exit with status 0."""
 
@@ -185,6 +189,12 @@ class Done(msgspec.Struct, frozen=True, tag="done", array_like=True):
     pass_tokens: int = 0
 
 
+class Pong(msgspec.Struct, frozen=True, tag="pong", array_like=True):
+    """The answer to `Ping`; `trouble` is why the model does not run any more, else ""."""
+
+    trouble: str = ""
+
+
 class Log(msgspec.Struct, frozen=True, tag="log", array_like=True):
     """A log record of the handler or a line that it printed. `level` is `logging`'s number."""
 
@@ -202,5 +212,5 @@ class Measured(msgspec.Struct, frozen=True, tag="measured", array_like=True):
 
 FromZygote = ZygoteReady | Forked | Exited
 FromTemplate = TemplateReady | LoadFailed | Log | Forked | Exited
-ToWorker = Load | Run | Cancel | Stop
-FromWorker = Loaded | LoadFailed | Output | Failed | Done | Log | Measured
+ToWorker = Load | Run | Cancel | Ping | Stop
+FromWorker = Loaded | LoadFailed | Output | Failed | Done | Pong | Log | Measured

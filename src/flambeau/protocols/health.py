@@ -1,10 +1,16 @@
-"""Whether the server is well: TorchServe's `/ping` (contract.md section 5.9)."""
+"""Whether the server is well: TorchServe's `/ping` (contract.md section 5.9), and Kubernetes' probes."""
+
+from functools import partial
+from typing import get_args
 
 from starlette.types import Receive, Scope, Send
 
 from flambeau.protocols.http import Endpoint, PublicEndpoint, respond_json
-from flambeau.protocols.operations import PING, Operation
+from flambeau.protocols.operations import PING, PROBES, Operation
 from flambeau.serving.inference import DataPlane
+from flambeau.serving.readiness import Probe
+
+_PROBES: dict[str, Probe] = {probe: probe for probe in get_args(Probe)}
 
 
 class Health:
@@ -24,3 +30,24 @@ class Health:
         healthy = await self._inference.healthy()
         status = "Healthy" if healthy else "Unhealthy"
         await respond_json(send, {"status": status}, 200 if healthy else 500)
+
+
+class Probes:
+    """`/livez`, `/readyz` and `/startupz` (promises.md G21)."""
+
+    operations: tuple[Operation, ...] = PROBES
+
+    def __init__(self, inference: DataPlane) -> None:
+        self._inference = inference
+
+    def endpoint(self, method: str, segments: list[str]) -> Endpoint | None:
+        """The endpoint of a probe; public, since a probe has no key."""
+        if len(segments) != 1 or method not in ("GET", "HEAD"):
+            return None
+        probe = _PROBES.get(segments[0])
+        return PublicEndpoint(partial(self._answer, probe)) if probe is not None else None
+
+    async def _answer(self, probe: Probe, _scope: Scope, _receive: Receive, send: Send) -> None:
+        lacking = await self._inference.lacks(probe)
+        document = {"status": "no" if lacking else "yes", "lacking": lacking}
+        await respond_json(send, document, 503 if lacking else 200)

@@ -8,6 +8,7 @@ import msgspec
 from flambeau.errors import ErrorKind, FlambeauError
 from flambeau.scheduling.held_bytes import HeldBytes
 from flambeau.scheduling.queue import Entry
+from flambeau.serving.readiness import Probe, Readiness
 from flambeau.serving.registry import Registry
 from flambeau.types import Field, InferenceRequest
 
@@ -58,13 +59,17 @@ class DataPlane(Protocol):
     async def healthy(self) -> bool:
         """Whether each name's default version has the workers it should have (section 5.9)."""
 
+    async def lacks(self, probe: Probe) -> list[str]:
+        """What the server lacks for a probe's yes, for people; empty: nothing."""
+
 
 class Inference:
     """Predictions, for every protocol: the `DataPlane` of the server process."""
 
-    def __init__(self, registry: Registry, pending: HeldBytes) -> None:
+    def __init__(self, registry: Registry, readiness: Readiness, pending: HeldBytes) -> None:
         self.pending = pending
         self._registry = registry
+        self._readiness = readiness
 
     def submit(
         self,
@@ -122,7 +127,7 @@ class Inference:
 
     async def ready(self) -> bool:
         """Whether each name's default version has all the workers that it should have, loaded."""
-        return all(
+        return not self._readiness.draining and all(
             model.pool.ready_count() >= model.minimum
             for model in self._registry
             if self._registry.is_default(model)
@@ -131,11 +136,18 @@ class Inference:
     async def healthy(self) -> bool:
         """Whether each name's default version has the workers it should have (section 5.9).
 
-        Workers that are being loaded for the first time count; workers that fail to load do not.
+        Workers that are being loaded for the first time count; workers that fail to load do not. A
+        server that is being stopped is not healthy: whoever asks should go elsewhere.
         """
+        if self._readiness.draining:
+            return False
         for model in self._registry:
             if not self._registry.is_default(model):
                 continue
             if model.pool.healthy_count() < model.minimum:
                 return False
         return True
+
+    async def lacks(self, probe: Probe) -> list[str]:
+        """What the server lacks for a probe's yes, for people; empty: nothing."""
+        return await self._readiness.lacks(probe)

@@ -139,6 +139,14 @@ class Pool:
             return 0
         return sum(slot.state in (SlotState.IDLE, SlotState.BUSY) for slot in self.active())
 
+    def lacking_canary(self, count: int) -> str:
+        """Why it is not known that so many workers answer, for people; "" where it is.
+
+        Asks workers that have been idle for long; what they say is a change.
+        """
+        answering = sum(slot.answers() for slot in self.active())
+        return "" if answering >= count else f"{answering} of {count} workers answer"
+
     def failure(self) -> FlambeauError | None:
         """Why no worker can answer now, else None: every slot failed to load, or the breaker is open.
 

@@ -28,6 +28,8 @@ from flambeau.ipc.messages import (
     Log,
     Measured,
     Output,
+    Ping,
+    Pong,
     Run,
     Stop,
 )
@@ -61,6 +63,9 @@ class Events(Protocol):
 
     def expired(self, batch: int) -> None:
         """A batch of an asynchronous worker took too long and is being cancelled."""
+
+    def pong(self, trouble: str) -> None:
+        """The answer to a ping; `trouble` is why the model does not run any more, else ""."""
 
     def closed(self) -> None:
         """The process takes no more batches; that it is gone follows."""
@@ -103,6 +108,9 @@ class Worker(Protocol):
 
     def cancel(self, batch: int, items: Sequence[int] = ()) -> None:
         """Ask it to stop a batch, or these of its items, for which nobody waits any more."""
+
+    def ping(self) -> None:
+        """Ask it to show that it answers."""
 
     def stop(self) -> None:
         """Ask it to end once it is free."""
@@ -212,6 +220,11 @@ class WorkerProcess:
         if self._channel is not None and batch in self._running:
             self._channel.send(Cancel(batch, list(items)))
 
+    def ping(self) -> None:
+        """Ask the process to show that it answers; `pong` follows."""
+        if self._channel is not None:
+            self._channel.send(Ping())
+
     def stop(self) -> None:
         """Ask the process to end once it is free."""
         if self._channel is not None:
@@ -274,6 +287,8 @@ class WorkerProcess:
                 self._events.log(message)
             case Measured():
                 self._events.measured(message)
+            case Pong():
+                self._events.pong(message.trouble)
             case Loaded():
                 if not self._loaded.done():
                     self._loaded.set_result(message)

@@ -104,6 +104,10 @@ class RankedWorker:
         for process in self._predicting():
             process.cancel(batch, items)
 
+    def ping(self) -> None:
+        """Ask rank 0 to show that it answers."""
+        self._processes[0].ping()
+
     def _predicting(self) -> list[WorkerProcess]:
         return self._processes if self._ranks.predict_on_all else self._processes[:1]
 
@@ -173,6 +177,9 @@ class _RankEvents:
 
     def done(self, record: Done) -> None:
         self._worker.on_done(self._rank, record.batch, lambda events: events.done(record))
+
+    def pong(self, trouble: str) -> None:
+        self._worker.on_answer(self._rank, lambda events: events.pong(trouble))
 
     def closed(self) -> None:
         self._worker.on_closed(self._rank)

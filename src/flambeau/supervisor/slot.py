@@ -18,6 +18,7 @@ import msgspec
 
 from flambeau.errors import WORKER_DIED, ErrorKind, FlambeauError, LoadError
 from flambeau.ipc.messages import Done, Log, Measured
+from flambeau.supervisor.canary import Canary
 from flambeau.supervisor.job import Job
 from flambeau.supervisor.model_log import write_model_log
 from flambeau.supervisor.process import Worker, describe_exit
@@ -63,6 +64,7 @@ class Slot:
         self.wanted_batch_size = 0
         self.pass_tokens = 0
         self._pool = pool
+        self._canary = Canary()
         self._jobs: dict[int, Job] = {}
         self._failing_since: float | None = None
         self._retry_at = 0.0
@@ -164,6 +166,12 @@ class Slot:
         self._pool.on_ended(self)
         self._set(SlotState.ENDED)
 
+    def answers(self) -> bool:
+        """Whether the worker is busy, or has shown lately that it answers; asks it if that is due."""
+        if self.state is SlotState.IDLE and self._process is not None and self._canary.ask():
+            self._process.ping()
+        return self.state is SlotState.BUSY or self._canary.is_fresh
+
     def start(self, job: Job) -> None:
         """Give the worker a batch; it has room for one."""
         self.state = SlotState.BUSY
@@ -209,6 +217,7 @@ class Slot:
         if self.pass_tokens and record.pass_tokens:
             self.pass_tokens = record.pass_tokens
         self.failures, self._failing_since = 0, None
+        self._canary.sign()
         self._pool.answered()
         assert self._process is not None
         again = not record.worker_ends and not self._process.is_closed
@@ -226,6 +235,15 @@ class Slot:
         """An asynchronous worker's batch took too long: it is answered now, and cancelled."""
         if (job := self._jobs.pop(batch, None)) is not None:
             job.lost(self._timed_out("it was cancelled"), company=False)
+
+    def pong(self, trouble: str) -> None:
+        """The worker has answered a ping; `trouble` is why it could not run its example."""
+        if trouble:
+            logger.error("%s cannot run its example any more: %s", self.name, trouble)
+            self._canary.failed()
+        else:
+            self._canary.sign()
+        self._pool.changed()
 
     def closed(self) -> None:
         """An idle worker is dying: give it nothing more."""
@@ -253,6 +271,8 @@ class Slot:
         else:
             self.error = self._failing_since = None
             self.loaded_at = time.monotonic()
+            self._canary = Canary()
+            self._canary.sign()
             if not process.is_closed:
                 self._free()
         status = await self._outlive(process)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from flambeau.handlers.runner import Runner
 from flambeau.ipc.channel import BlockingChannel
-from flambeau.ipc.messages import Cancel, Run, Stop, ToWorker
+from flambeau.ipc.messages import Cancel, Ping, Pong, Run, Stop, ToWorker
 from flambeau.worker.replies import Replies
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ class _AsyncWorker:
                     self._tasks[message.batch] = group.create_task(self._answer(message))
                 elif isinstance(message, Cancel) and message.batch in self._tasks:
                     self._tasks[message.batch].cancel()
+                elif isinstance(message, Ping):
+                    self._channel.send(Pong())
 
     async def _answer(self, run: Run) -> None:
         started = time.monotonic()

@@ -21,7 +21,17 @@ import time
 from flambeau.errors import ErrorKind, LoadError
 from flambeau.handlers.runner import Runner
 from flambeau.ipc.channel import BlockingChannel
-from flambeau.ipc.messages import Cancel, Load, Loaded, LoadFailed, Run, Stop, ToWorker
+from flambeau.ipc.messages import (
+    Cancel,
+    Load,
+    Loaded,
+    LoadFailed,
+    Ping,
+    Pong,
+    Run,
+    Stop,
+    ToWorker,
+)
 from flambeau.worker.async_loop import serve_async
 from flambeau.worker.devices import prepare_compute
 from flambeau.worker.lifeline import hold_lifeline
@@ -67,6 +77,8 @@ def work(sock: socket.socket, prepared: Runner | None = None) -> int:
     while not runner.unusable and not isinstance(message := inbox.get(), Stop):
         if isinstance(message, Run):
             _answer(channel, runner, message, withdrawn)
+        elif isinstance(message, Ping):
+            channel.send(Pong())
     return 0
 
 

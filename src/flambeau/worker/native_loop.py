@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from flambeau.handlers.runner import Runner
 from flambeau.ipc.channel import BlockingChannel
-from flambeau.ipc.messages import Cancel, Run, Stop, ToWorker
+from flambeau.ipc.messages import Cancel, Ping, Pong, Run, Stop, ToWorker
 from flambeau.worker.memory import end_without_memory
 from flambeau.worker.replies import Replies
 
@@ -51,7 +51,7 @@ class _NativeWorker:
         self._channel = channel
         self._runner = runner
         self._runs: NativeRuns = runner.pool()
-        self._opened: queue.SimpleQueue[_Opened | Stop] = queue.SimpleQueue()
+        self._opened: queue.SimpleQueue[_Opened | Ping | Stop] = queue.SimpleQueue()
         self._running: list[_Opened] = []
         self._stopping = False
 
@@ -86,6 +86,8 @@ class _NativeWorker:
                 self._opened.put(_Opened(run, replies, started))
             elif isinstance(message, Cancel) and message.batch in open_runs:
                 open_runs[message.batch].withdraw(message.items)
+            elif isinstance(message, Ping):
+                self._opened.put(message)
         self._opened.put(Stop())
 
     def _receive(self) -> None:
@@ -97,6 +99,11 @@ class _NativeWorker:
                 return
             if isinstance(opened, Stop):
                 self._stopping = True
+                continue
+            if isinstance(opened, Ping):
+                # What is computed at the moment is a better sign than an example.
+                trouble = "" if self._running else self._runner.canary()
+                self._channel.send(Pong(trouble))
                 continue
             self._running.append(opened)
             self._runs.add(opened.run)
