@@ -264,7 +264,7 @@ class WorkerProcess:
         self._lifeline.close()
         return status
 
-    def _on_message(self, message: FromWorker) -> None:  # noqa: C901  # one case a message
+    def _on_message(self, message: FromWorker) -> None:  # noqa: C901, PLR0912  # one case a message
         match message:
             case Output() | Failed() | Done() if self.timed_out:
                 pass  # too late, or an error that was caused by asking for the stacks
