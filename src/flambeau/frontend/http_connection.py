@@ -5,9 +5,8 @@ nor on the time they take, and costs several times as much a request. A stop wai
 for clients: a connection whose request is not complete is closed at once. How long a body may stall
 is the business of whoever reads it (`flambeau.protocols.http.read_body`).
 
-What TorchServe passes is passed: made-up methods, header names as the client spelled them
-(`HEADER_NAMES` in the scope), and bodies of requests that offer an upgrade, as Java's client does
-with HTTP/2: nothing is upgraded here.
+What TorchServe passes is passed: made-up methods, header names as the client spelled them, and bodies
+of requests that offer an upgrade, as Java's client does with HTTP/2: nothing is upgraded here.
 """
 
 import asyncio
@@ -32,6 +31,7 @@ from flambeau.protocols.http import EXCHANGE
 if TYPE_CHECKING:
     from flambeau.frontend.http import Listener
 
+_SLICES = 2
 _SLICE_BYTES = 16 * 1024
 """Parsed at once: one read may hold thousands of requests, and only a few may wait."""
 
@@ -139,6 +139,9 @@ class HttpConnection(asyncio.Protocol):
             self._parse_slices()
         else:
             self._take(data)
+        self._note_late()
+
+    def _note_late(self) -> None:
         if self.transport.is_closing() or not self._owes():
             self._late_from = None
         elif self._late_from is None:
@@ -147,16 +150,24 @@ class HttpConnection(asyncio.Protocol):
                 self._watch(limits.HEAD_SECONDS)
 
     def _parse_slices(self) -> None:
-        """Parse until a request waits for its turn; the client waits with the rest."""
+        """Parse until a request waits for its turn, or others their turn; the client waits."""
         data, self._unparsed = self._unparsed, b""
         for start in range(0, len(data), _SLICE_BYTES):
             if self._refused or self.transport.is_closing():
                 return
-            if self.pipeline:
+            if self.pipeline or start == _SLICES * _SLICE_BYTES:
                 self._unparsed = data[start:]
                 self.flow.pause_reading()
+                if not self.pipeline:
+                    self.loop.call_soon(self._go_on)
                 return
             self._take(data[start : start + _SLICE_BYTES])
+
+    def _go_on(self) -> None:
+        if not self.transport.is_closing():
+            self._parse_slices()
+            self.read_on()
+            self._note_late()
 
     def _take(self, data: bytes) -> None:
         if self._refused:
