@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-BACKOFF_SECONDS = (0, 1, 1, 2, 3, 5, 8, 13, 21, 30)
+BACKOFF_SECONDS = (0, 0.2, 0.5, 1, 2, 3, 5, 8, 13, 21, 30)
 STOP_GRACE_SECONDS = 5.0
 AHEAD = 2
 """Forward passes' tokens that a worker may have at once: one is computed, one is ahead of it."""
