@@ -48,3 +48,12 @@ def test_a_model_that_becomes_slower_is_noticed() -> None:
     quick = busy(100, 10)
     assert quick.retry_after(99, 10.0) == 1
     assert quick.retry_after(99, 40.0) > 3
+
+
+def test_whoever_leaves_the_queue_leaves_no_slowness_behind() -> None:
+    """The last one that waited may hang up: what follows is idle time, however long."""
+    pace = busy(100, 10)
+    pace.idle()
+    pace.answered(1, 3600.0, waiting=True)
+    pace.answered(100, 3601.0, waiting=True)
+    assert pace.retry_after(90, 3601.0) == 1

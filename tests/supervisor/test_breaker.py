@@ -9,6 +9,7 @@ import pytest
 
 from flambeau.supervisor import breaker
 from flambeau.supervisor.breaker import Breaker, BreakerState
+from flambeau.supervisor.pool import Pool
 from flambeau.testing.echo import describe, predict, register, scale, worker_pids, write_model
 from flambeau.testing.server import RunningServer
 from flambeau.testing.waiting import wait_until
@@ -139,6 +140,25 @@ def test_a_quiet_model_whose_worker_lives_is_ready_again(
     monkeypatch.setattr("flambeau.supervisor.pool.PROBE_SECONDS", 0.5)
     pool = server.server.core.registry.get("echo").pool
     assert scale(server, "echo", 3).status_code == 200
+    _kill_until_open(pool)
+    wait_until(lambda: pool.ready_count() == 3)
+    assert pool.breaker.closed
+    assert healthy(server)
+
+
+def test_who_waits_for_a_quiet_model_is_told_when_it_is_ready_again(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A breaker closes as time passes: no other event wakes a synchronous scale."""
+    monkeypatch.setattr(breaker, "PROBE_SECONDS", 0.5)
+    monkeypatch.setattr("flambeau.supervisor.pool.PROBE_SECONDS", 0.5)
+    pool = server.server.core.registry.get("echo").pool
+    _kill_until_open(pool)
+    assert scale(server, "echo", 1).status_code == 200
+    assert pool.breaker.closed
+
+
+def _kill_until_open(pool: Pool) -> None:
     killed: set[int] = set()
     while pool.breaker.state == "closed":
         new = [slot.pid for slot in pool.slots if slot.loaded_at is not None]
@@ -146,6 +166,3 @@ def test_a_quiet_model_whose_worker_lives_is_ready_again(
             os.kill(pid, signal.SIGKILL)
             killed.add(pid)
     assert len(killed) >= 5
-    wait_until(lambda: pool.ready_count() == 3)
-    assert pool.breaker.closed
-    assert healthy(server)

@@ -141,6 +141,7 @@ class Batcher:
                 entry.fail(refusal)
         if not len(self.source) and not self._running:
             self._idle.set()
+            self._pace.idle()
 
     def _room(self, slot: Slot) -> Room:
         """What a worker can take now. One that runs several batches: at most two full ones."""
@@ -337,7 +338,7 @@ class Batcher:
         return self._with_wait(FlambeauError(ErrorKind.TIMEOUT, text))
 
     def _with_wait(self, error: FlambeauError) -> FlambeauError:
-        if error.kind is not ErrorKind.WORKER_DIED:  # a sequence that is lost does not come back
+        if error.kind is not ErrorKind.SEQUENCE_LOST:  # a sequence that is lost does not come back
             error.retry_after = self.retry_after()
         return error
 

@@ -26,6 +26,10 @@ class Pace:
             self._seconds = self._seconds * kept + passed
         self._busy_since = now if waiting else None
 
+    def idle(self) -> None:
+        """Nothing waits and nothing runs: the time from now on says nothing."""
+        self._busy_since = None
+
     def retry_after(self, waiting: int, now: float) -> int:
         """Whole seconds until what waits now will have been answered, from 1 to 60."""
         if not self._answers:

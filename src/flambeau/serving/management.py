@@ -276,6 +276,7 @@ class Management:
     async def _drop(self, model: ServedModel) -> None:
         async with self._changing:
             self.registry.discard(model)
+        model.batcher.close()
         model.pool.kill()
 
     @staticmethod

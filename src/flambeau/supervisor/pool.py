@@ -1,6 +1,7 @@
 """The workers of one model: as many slots as asked for, each of which keeps a worker alive."""
 
 import asyncio
+import contextlib
 import logging
 import math
 import time
@@ -234,7 +235,8 @@ class Pool:
             failed = next((slot.error for slot in self.active() if slot.error), None)
             if failed is not None:
                 raise failed
-            await self.next_change()
+            with contextlib.suppress(TimeoutError):  # a breaker closes as time passes
+                await asyncio.wait_for(self.next_change(), _ASK_SECONDS)
         if self._closed.is_set():
             raise LoadError("it was taken out of service while it was loading", ErrorKind.CONFLICT)
 

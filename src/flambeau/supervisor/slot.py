@@ -216,9 +216,10 @@ class Slot:
         job = self._jobs.pop(record.batch, None)
         if self.pass_tokens and record.pass_tokens:
             self.pass_tokens = record.pass_tokens
-        self.failures, self._failing_since = 0, None
         self._canary.sign()
-        self._pool.answered()
+        if not record.worker_ends:
+            self.failures, self._failing_since = 0, None
+            self._pool.answered()
         assert self._process is not None
         again = not record.worker_ends and not self._process.is_closed
         if job is not None and record.worker_ends:
