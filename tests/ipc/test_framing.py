@@ -69,10 +69,23 @@ def framed(payload: bytes) -> bytes:
         msgspec.msgpack.encode({"done": 1}),
         msgspec.msgpack.encode(["done", 1]),
         msgspec.msgpack.encode(["done", 1, 0.5])[:-1],
+        b"\x91\xa8w\xd1y\xa2sith",
         b"\x91" * 5000,
         b"\x80\x04\x95\x00\x00\x00\x00\x00\x00\x00\x00.",
     ],
-    ids=["empty", "reserved", "http", "tag", "type", "map", "short", "cut", "nested", "pickle"],
+    ids=[
+        "empty",
+        "reserved",
+        "http",
+        "tag",
+        "type",
+        "map",
+        "short",
+        "cut",
+        "utf-8",
+        "nested",
+        "pickle",
+    ],
 )
 def test_what_does_not_fit_the_schema_is_an_error(payload: bytes) -> None:
     """Garbage, unknown tags and wrong types raise, and the message before them still came."""

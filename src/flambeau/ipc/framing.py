@@ -72,7 +72,7 @@ class FrameDecoder(Generic[Message]):
         """Decode one frame's payload. Raises `FramingError`."""
         try:
             return self._decoder.decode(payload)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise FramingError(f"a frame is no valid message: {error}") from error
 
     @property
