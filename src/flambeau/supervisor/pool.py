@@ -14,10 +14,11 @@ from flambeau.errors import ErrorKind, FlambeauError, LoadError
 from flambeau.ipc.messages import Load, Measured
 from flambeau.supervisor.breaker import PROBE_SECONDS, Breaker, BreakerState
 from flambeau.supervisor.interpreter import Interpreter
-from flambeau.supervisor.process import Worker, WorkerProcess
+from flambeau.supervisor.process import WorkerProcess
 from flambeau.supervisor.ranks import RankedWorker, Ranks
 from flambeau.supervisor.slot import Slot, SlotState
 from flambeau.supervisor.template import Template
+from flambeau.supervisor.worker import Worker
 from flambeau.supervisor.zygote import Zygote
 
 logger = logging.getLogger(__name__)

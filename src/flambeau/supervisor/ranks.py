@@ -15,7 +15,8 @@ import msgspec
 from flambeau.errors import FlambeauError, LoadError
 from flambeau.ipc.messages import Done, Load, Loaded, Log, Measured
 from flambeau.supervisor.interpreter import Interpreter
-from flambeau.supervisor.process import Events, WorkerProcess
+from flambeau.supervisor.process import WorkerProcess
+from flambeau.supervisor.worker import Events
 from flambeau.types import Chunk, InferenceRequest
 
 

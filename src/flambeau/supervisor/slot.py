@@ -21,7 +21,8 @@ from flambeau.ipc.messages import Done, Log, Measured
 from flambeau.supervisor.canary import Canary
 from flambeau.supervisor.job import Job
 from flambeau.supervisor.model_log import write_model_log
-from flambeau.supervisor.process import Worker, describe_exit
+from flambeau.supervisor.process import describe_exit
+from flambeau.supervisor.worker import Worker
 from flambeau.types import Chunk
 
 if TYPE_CHECKING:
