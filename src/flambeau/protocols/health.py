@@ -6,17 +6,55 @@ from typing import get_args
 from starlette.types import Receive, Scope, Send
 
 from flambeau.protocols.http import Endpoint, PublicEndpoint, respond_json
-from flambeau.protocols.operations import PING, PROBES, Operation
+from flambeau.protocols.openapi import (
+    STRING,
+    Body,
+    Operation,
+    array_of,
+    described,
+    object_schema,
+    reference,
+)
 from flambeau.serving.inference import DataPlane
 from flambeau.serving.readiness import Probe
 
 _PROBES: dict[str, Probe] = {probe: probe for probe in get_args(Probe)}
 
 
+_STATUS = Body(reference("Status"))
+_PING = (
+    Operation(
+        "ping",
+        "get",
+        "/ping",
+        "Whether the models have the workers that they should have.",
+        {200: ("Healthy", _STATUS), 500: ("Unhealthy", _STATUS)},
+    ),
+)
+_PROBE = Body(
+    object_schema(
+        status={"type": "string", "enum": ["yes", "no"]},
+        lacking=described(array_of(STRING), "What is missing, one line each."),
+    )
+)
+
+
+def _probe(name: str, summary: str) -> Operation:
+    answers: dict[int, tuple[str, Body | None]] = {200: ("Yes", _PROBE), 503: ("No", _PROBE)}
+    return Operation(name, "get", f"/{name}", summary, answers)
+
+
+_PROBE_OPERATIONS = (
+    _probe("livez", "Whether the server answers; no model matters."),
+    _probe("readyz", "Whether every model has its workers, and they have shown that they answer."),
+    _probe("startupz", "Whether the models of the configuration are loaded."),
+)
+
+
 class Health:
     """`/ping` and everything below it, with any method."""
 
-    operations: tuple[Operation, ...] = PING
+    operations: tuple[Operation, ...] = _PING
 
     def __init__(self, inference: DataPlane) -> None:
         self._inference = inference
@@ -35,7 +73,7 @@ class Health:
 class Probes:
     """`/livez`, `/readyz` and `/startupz` (promises.md G21)."""
 
-    operations: tuple[Operation, ...] = PROBES
+    operations: tuple[Operation, ...] = _PROBE_OPERATIONS
 
     def __init__(self, inference: DataPlane) -> None:
         self._inference = inference

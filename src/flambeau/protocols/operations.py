@@ -121,33 +121,6 @@ def _prediction(name: str, path: str, summary: str, *parameters: Parameter) -> O
 
 _DEFAULT = "Ask the default version of a model."
 _EXPLAIN = "Ask for an explanation."
-PING = (
-    Operation(
-        "ping",
-        "get",
-        "/ping",
-        "Whether the models have the workers that they should have.",
-        {200: ("Healthy", _STATUS), 500: ("Unhealthy", _STATUS)},
-    ),
-)
-_PROBE = Body(
-    object_schema(
-        status={"type": "string", "enum": ["yes", "no"]},
-        lacking=described(array_of(STRING), "What is missing, one line each."),
-    )
-)
-
-
-def _probe(name: str, summary: str) -> Operation:
-    answers: dict[int, tuple[str, Body | None]] = {200: ("Yes", _PROBE), 503: ("No", _PROBE)}
-    return Operation(name, "get", f"/{name}", summary, answers)
-
-
-PROBES = (
-    _probe("livez", "Whether the server answers; no model matters."),
-    _probe("readyz", "Whether every model has its workers, and they have shown that they answer."),
-    _probe("startupz", "Whether the models of the configuration are loaded."),
-)
 PREDICTIONS = (
     _prediction("predictions", "/predictions/{model_name}", _DEFAULT),
     _prediction(
@@ -405,7 +378,6 @@ __all__ = [
     "MANAGEMENT",
     "METRICS",
     "OPEN_INFERENCE",
-    "PING",
     "PREDICTIONS",
     "SAGEMAKER",
     "Operation",
