@@ -37,6 +37,9 @@ among the forward passes of a worker."""
 
 OutputShape = Literal["legacy", "full"]
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
+
+SandboxLevel = Literal["none", "basic", "strict"]
+"""What a handler's process may do, from all to little (docs/security.md)."""
 """The numbers that a forward pass computes with; `int8` keeps activations in floating point
 between the matrix products."""
 

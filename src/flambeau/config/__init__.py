@@ -6,7 +6,7 @@ environment.
 
 from flambeau.config.addresses import Address, parse_address
 from flambeau.config.effective import effective_properties
-from flambeau.config.environment import worker_environment
+from flambeau.config.environment import private_folder, worker_environment
 from flambeau.config.load import (
     Environment,
     config_file,
@@ -35,6 +35,7 @@ __all__ = [
     "load_config",
     "log_folder",
     "parse_address",
+    "private_folder",
     "read_properties",
     "usable_cores",
     "worker_environment",

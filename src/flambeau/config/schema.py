@@ -255,14 +255,23 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     ] = ""
     worker_memory_limit: Annotated[
         int,
-        Setting(
-            "most memory of one worker, beside the files that it maps; beyond it, what it computes is"
+        Setting("most memory of one worker, beside the files that it maps; beyond it, what it computes is"
             " answered 507; 0: no limit. A model's own: `memoryLimit` in its model-config.yaml",
-            high=INT64_MAX,
-            unit="bytes",
-            own=True,
-        ),
-    ] = 0
+            high=INT64_MAX, unit="bytes", own=True),
+    ] = 0  # fmt: skip
+    pass_env_vars: Annotated[
+        tuple[str, ...],
+        Setting("patterns of variables that workers get although their names speak of secrets"
+            " (`AWS_.*,HF_TOKEN`)", regex=True, own=True),
+    ] = ()  # fmt: skip
+    sandbox: Annotated[
+        str,
+        Setting("what handlers' processes may do (docs/security.md); a model's file may ask for"
+            " more confinement, never for less", choices=("none", "basic", "strict"), own=True),
+    ] = "basic"  # fmt: skip
+    sandbox_net: Annotated[
+        bool, Setting("IP sockets for handlers at the level strict", own=True)
+    ] = False
     ipex_enable: Annotated[bool, Setting("handed to workers as `TS_IPEX_ENABLE`")] = False
     ipex_gpu_enable: Annotated[bool, Setting("handed to workers as `TS_IPEX_GPU_ENABLE`")] = False
     preload: Annotated[

@@ -20,7 +20,15 @@ import sys
 import msgspec
 
 from flambeau.errors import ErrorKind
-from flambeau.types import Chunk, InferenceRequest, MetricSample, MetricSpec, Phases, Precision
+from flambeau.types import (
+    Chunk,
+    InferenceRequest,
+    MetricSample,
+    MetricSpec,
+    Phases,
+    Precision,
+    SandboxLevel,
+)
 
 DUMP_SIGNAL = signal.SIGRTMIN + 5 if sys.platform == "linux" else signal.SIGUSR2
 """Asks a worker or a template for the stacks of its threads, which it writes into its lifeline. A
@@ -90,6 +98,7 @@ class Load(msgspec.Struct, frozen=True, tag="load", array_like=True):
     `asynchronous` and `continuous` are the modes of contract.md sections 5.13 and 5.12. `measured`
     are the engine and the precision that `flambeau tune` found best for a model that leaves them
     open. `memory_limit` is the most memory that the process may have, in bytes; 0: no limit.
+    `sandbox` is what the handler's process may do, `sandbox_net` whether `strict` leaves it IP.
     """
 
     name: str
@@ -109,6 +118,8 @@ class Load(msgspec.Struct, frozen=True, tag="load", array_like=True):
     sequence_headers: tuple[str, str, str] = SEQUENCE_HEADERS
     measured: tuple[str, Precision] | None = None
     memory_limit: int = 0
+    sandbox: SandboxLevel = "none"
+    sandbox_net: bool = False
 
 
 class Run(msgspec.Struct, frozen=True, tag="run", array_like=True):

@@ -37,6 +37,7 @@ _EXPECTED = {
 
 _CHOICES = {
     "deviceType": ("", "cpu", "gpu"),
+    "sandbox": ("none", "basic", "strict"),
     "parallelType": ("", "pp", "tp", "pptp", "custom"),
 }
 
@@ -91,6 +92,7 @@ class ModelYaml(msgspec.Struct, frozen=True, rename="camel"):
     async_communication: bool | None = None
     use_venv: bool | None = None
     memory_limit: Int64 | None = None
+    sandbox: str | None = None
 
     def workers(self) -> tuple[int, int] | None:
         """Minimum and maximum, where they are a valid pair."""

@@ -24,6 +24,7 @@ from flambeau.serving.host import Host
 from flambeau.serving.model_yaml import read_model_yaml
 from flambeau.serving.options import ModelOptions, Registration, resolve_options
 from flambeau.serving.restore import restored_options
+from flambeau.serving.sandboxes import sandbox_level, sandbox_net
 from flambeau.serving.served_model import ServedModel
 from flambeau.serving.snapshots import SavedModel
 from flambeau.supervisor.zygote import may_have_gpus
@@ -159,6 +160,8 @@ class Opener:
             max_requests=options.batch_size,
             memory_limit=options.memory_limit,
             measured=(measured.engine, measured.precision) if measured is not None else None,
+            sandbox=sandbox_level(from_yaml, self._config, key),
+            sandbox_net=sandbox_net(self._config, key),
             sequence_headers=(
                 self._config.ts_header_key_sequence_id,
                 self._config.ts_header_key_sequence_start,

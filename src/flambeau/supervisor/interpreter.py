@@ -4,11 +4,13 @@ They cost what TorchServe's workers cost: each imports its frameworks itself.
 """
 
 import asyncio
+import shutil
 import socket
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from flambeau.config import private_folder
 from flambeau.supervisor.launcher import LaunchedWorker, ProcessHandle
 
 
@@ -60,4 +62,6 @@ class Interpreter:
             handle.close()
         else:
             worker.started.set_result(handle)
-        worker.exited.set_result(await process.wait())
+        status = await process.wait()
+        await asyncio.to_thread(shutil.rmtree, private_folder(process.pid), ignore_errors=True)
+        worker.exited.set_result(status)

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import os
 import selectors
+import shutil
 import signal
 import socket
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import NoReturn
 
 import msgspec
 
+from flambeau.config import private_folder
 from flambeau.ipc.channel import BlockingChannel
 from flambeau.ipc.messages import Exited, Fork, Forked
 
@@ -103,6 +105,7 @@ class ForkServer:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(pid, signal.SIGKILL)  # what the handler has started ends with it
             code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            shutil.rmtree(private_folder(pid), ignore_errors=True)
             worker = self._workers.pop(pid, None)
             if worker is not None:
                 self._channel.send(Exited(worker, pid, code))

@@ -39,6 +39,7 @@ from flambeau.worker.memory import end_without_memory, limit_memory
 from flambeau.worker.native_loop import serve_native
 from flambeau.worker.output import capture_output
 from flambeau.worker.replies import Replies, Withdrawn, send_measured
+from flambeau.worker.sandbox import confine
 
 logger = logging.getLogger("flambeau.worker")
 
@@ -46,11 +47,13 @@ logger = logging.getLogger("flambeau.worker")
 def work(sock: socket.socket, prepared: Runner | None = None) -> int:
     """Serve one model over `sock`; returns the exit code. A template's fork has it `prepared`."""
     channel: BlockingChannel[ToWorker] = BlockingChannel(sock, ToWorker)  # type: ignore[arg-type]  # a union is no `type`
-    received = channel.receive_with_descriptor()
+    received = channel.receive_with_descriptor()  # before there are threads: the sandbox binds one
     if received is None:
         return 0
     load, lifeline = received
     assert isinstance(load, Load), "the first message is Load"
+    if prepared is None and not _confine(channel, load):
+        return 1
     capture_output(channel)
     if lifeline is not None:
         hold_lifeline(lifeline)
@@ -80,6 +83,16 @@ def work(sock: socket.socket, prepared: Runner | None = None) -> int:
         elif isinstance(message, Ping):
             channel.send(Pong())
     return 0
+
+
+def _confine(channel: BlockingChannel[ToWorker], load: Load) -> bool:
+    """Whether this process is under the level that `load` asks for; else the server is told why."""
+    try:
+        confine(load, channel.fileno())
+    except LoadError as error:
+        channel.send(load_failed(error))
+        return False
+    return True
 
 
 def _silence_child(channel: BlockingChannel[ToWorker]) -> None:
@@ -122,7 +135,9 @@ def _load(channel: BlockingChannel[ToWorker], load: Load, prepared: Runner | Non
     seconds = time.monotonic() - started
     send_measured(channel, runner)
     ahead = runner.budget() if runner.pooled and not load.asynchronous else 0
-    channel.send(Loaded(seconds, runner.info, runner.default_batch_size or 0, ahead))
+    level = load.sandbox + ("+net" if load.sandbox == "strict" and load.sandbox_net else "")
+    info = {**runner.info, "sandbox": level}
+    channel.send(Loaded(seconds, info, runner.default_batch_size or 0, ahead))
     return runner
 
 

@@ -30,6 +30,7 @@ from flambeau.worker.lifeline import hold_lifeline
 from flambeau.worker.loop import load_failed, work
 from flambeau.worker.memory import limit_memory
 from flambeau.worker.output import capture_output
+from flambeau.worker.sandbox import confine, no_forks
 
 _THREAD_SECONDS = 2.0
 """How long the threads of libraries may take to end once the model is loaded."""
@@ -52,7 +53,7 @@ def serve_template(control: socket.socket) -> int:
     if lifeline is not None:
         hold_lifeline(lifeline)
     limit_memory(load.memory_limit)
-    loaded = _load(channel, load)
+    loaded = _confined(channel, load)
     if not isinstance(loaded, Runner):
         channel.send(loaded)
         return 1
@@ -60,10 +61,19 @@ def serve_template(control: socket.socket) -> int:
     gc.freeze()  # keeps the collector from writing into pages that workers share
 
     def become(_message: Fork, descriptor: int) -> NoReturn:
+        no_forks(load)
         live(descriptor, functools.partial(work, prepared=loaded))
 
     ForkServer(control, become).serve(TemplateReady(shared=True))
     return 0
+
+
+def _confined(channel: BlockingChannel[Load], load: Load) -> Runner | LoadFailed | TemplateReady:
+    try:
+        confine(load, channel.fileno(), forks=True)
+    except LoadError as error:
+        return load_failed(error)
+    return _load(channel, load)
 
 
 def _load(channel: BlockingChannel[Load], load: Load) -> Runner | LoadFailed | TemplateReady:
