@@ -39,8 +39,11 @@ def link(target):
 
 def memfd():
     number = os.memfd_create("x")
-    os.write(number, b"#!/bin/sh\\\\nexit 0\\\\n")
-    subprocess.run([f"/proc/self/fd/{number}"], check=False, pass_fds=[number])
+    try:
+        os.write(number, b"#!/bin/sh\\nexit 0\\n")
+        subprocess.run([f"/proc/self/fd/{number}"], check=False, pass_fds=[number])
+    finally:
+        os.close(number)
 
 def fork():
     pid = os.fork()

@@ -95,15 +95,15 @@ def _basic(descriptor: int) -> None:
         os.setsid()  # its group is its own: what it signals there is itself
     for name in os.listdir("/proc/self/fd"):
         number = int(name)
-        if number > 2 and number != descriptor and not _is_device(number):
+        if number > 2 and number != descriptor and not _is_kept(number):
             with contextlib.suppress(OSError):
                 os.close(number)
 
 
-def _is_device(descriptor: int) -> bool:
-    """Whether a descriptor is a GPU's: the zygote's look at the devices left it open."""
+def _is_kept(descriptor: int) -> bool:
+    """Whether a descriptor is a pipe or a GPU's, which the zygote's look at the devices left open."""
     try:
-        return os.readlink(f"/proc/self/fd/{descriptor}").startswith(_DEVICE_FILES)
+        return os.readlink(f"/proc/self/fd/{descriptor}").startswith(("pipe:", *_DEVICE_FILES))
     except OSError:
         return False
 
