@@ -91,6 +91,7 @@ def tries(told):
     here = os.getcwd()
     zeros = ctypes.create_string_buffer(256)
     return {
+        "descriptor": extra_descriptor,
         "read-key": lambda: read(told["key"]),
         "read-shadow": lambda: read("/etc/shadow"),
         "read-other-model": lambda: read(told["other"]),
@@ -128,7 +129,6 @@ def tries(told):
         "core": core,
         "environment": environment,
         "environment-block": original_environment,
-        "descriptor": extra_descriptor,
         "setuid": lambda: os.setuid(os.getuid() or 65534),
     }
 
