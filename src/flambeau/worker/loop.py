@@ -77,12 +77,22 @@ def work(sock: socket.socket, prepared: Runner | None = None) -> int:
     if runner.pooled:
         serve_native(channel, runner, inbox)
         return 0
+    _serve(channel, runner, inbox, withdrawn)
+    return 0
+
+
+def _serve(
+    channel: BlockingChannel[ToWorker],
+    runner: Runner,
+    inbox: "queue.SimpleQueue[ToWorker]",
+    withdrawn: Withdrawn,
+) -> None:
+    """Answer one batch after the other until told to stop."""
     while not runner.unusable and not isinstance(message := inbox.get(), Stop):
         if isinstance(message, Run):
             _answer(channel, runner, message, withdrawn)
         elif isinstance(message, Ping):
             channel.send(Pong())
-    return 0
 
 
 def _confine(channel: BlockingChannel[ToWorker], load: Load) -> bool:
