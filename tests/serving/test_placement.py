@@ -3,6 +3,7 @@
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -106,16 +107,24 @@ def handle(data, context):
 def test_what_workers_see_of_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All but what `blacklist_env_vars` matches in full, and TorchServe's variables (2.6, 9.2)."""
+    """All but secrets and what `blacklist_env_vars` matches in full; TorchServe's variables (2.6, 9.2)."""
     monkeypatch.setenv("SECRET_TOKEN", "x")
     monkeypatch.setenv("NOT_A_SECRET_TOKEN", "y")
+    monkeypatch.setenv("OTHER_TOKEN", "z")
+    monkeypatch.setenv("PLAIN", "p")
     write_model(tmp_path / "store", "tell", ENVIRONMENT)
-    settings = {"blacklist_env_vars": "SECRET.*|AWS_.*", "ipex_enable": True}
+    settings: dict[str, Any] = {
+        "blacklist_env_vars": "SECRET.*|AWS_.*",
+        "pass_env_vars": ("NOT_A_.*", "SECRET_TOKEN"),
+        "ipex_enable": True,
+    }
     with running_server(tmp_path / "store", tmp_path / "cache", **settings) as server:
         assert register(server, "tell").status_code == 200
         seen = predict(server, "tell").json()
     assert "SECRET_TOKEN" not in seen
     assert seen["NOT_A_SECRET_TOKEN"] == "y"
+    assert "OTHER_TOKEN" not in seen
+    assert seen["PLAIN"] == "p"
     expected = {
         "TS_DECODE_INPUT_REQUEST": "true",
         "TS_IPEX_ENABLE": "true",
