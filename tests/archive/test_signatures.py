@@ -5,6 +5,7 @@ FLAMBEAU_MODEL_SIGNING), it is asked to verify ours.
 """
 
 import base64
+import hashlib
 import json
 import os
 import shutil
@@ -21,7 +22,7 @@ from flambeau.archive.keys import read_signing_key, read_trusted
 from flambeau.archive.signatures import SignatureError, ignored_paths, read_bundle
 from flambeau.archive.signing import sign, signature_file, verify
 from flambeau.errors import ArchiveError, ConfigError
-from flambeau.testing.signing import KeyFiles, make_certificate, make_key
+from flambeau.testing.signing import KeyFiles, make_certificate, make_key, on_a_strange_curve
 
 PEER = os.environ.get("FLAMBEAU_MODEL_SIGNING", "")
 THEIRS = Path(__file__).parent / "data" / "model_signing"
@@ -232,20 +233,49 @@ def test_an_authority_vouches_only_for_signers(tmp_path: Path, archive: Path) ->
         assert told in (signature.status if told == "verified" else signature.reason)
 
 
+def test_a_certificate_on_a_strange_curve_is_untrusted(tmp_path: Path, archive: Path) -> None:
+    """The signer's own or one above it: no other error, and `warn` serves the model."""
+    root, middle, leaf = (make_key(tmp_path / "k", name) for name in "abc")
+    authority = make_certificate(tmp_path / "ca.pem", "R", root, ("R", root), authority=True)
+    chain = (
+        make_certificate(tmp_path / "leaf.pem", "L", leaf, ("M", middle)),
+        make_certificate(tmp_path / "middle.pem", "M", middle, ("R", root), authority=True),
+    )
+    file = sign(archive, read_signing_key(leaf.private, chain))
+    good = file.read_text()
+    assert verify(archive, trusting(authority)).status == "verified"
+    for each in chain:
+        strange = on_a_strange_curve(each.read_bytes())
+        old, new = (
+            b"".join(pem.split(b"\n")[1:-2]).decode() for pem in (each.read_bytes(), strange)
+        )
+        assert old in good
+        file.write_text(good.replace(old, new))
+        policy = trusting(authority)
+        assert verify(archive, policy).status == "untrusted"
+        digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+        assert policy.judge_archive(archive, archive.name, digest).status == "untrusted"
+
+
 def test_keys_that_cannot_be_used_are_refused_by_name(tmp_path: Path, key: KeyFiles) -> None:
     """A key that silently does not count would be found when a model fails to load."""
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.pem").write_text("hello")
+    strange = make_key(tmp_path, "strange")
+    for file in (strange.private, strange.public):
+        file.write_bytes(on_a_strange_curve(file.read_bytes()))
     for path, reason in (
         (key.private, "is a private key"),
         (tmp_path / "text.pem", "neither a public key nor a certificate"),
         (tmp_path / "empty", "has no file in it"),
         (tmp_path / "absent", "cannot be read"),
+        (strange.public, "is no public key that can be read: Curve"),
     ):
         with pytest.raises(ConfigError, match=reason):
             read_trusted(path)
-    with pytest.raises(ConfigError, match="is no private key"):
-        read_signing_key(key.public)
+    for file in (key.public, strange.private):
+        with pytest.raises(ConfigError, match="is no private key"):
+            read_signing_key(file)
     with pytest.raises(ConfigError, match="without trusted_keys"):
         Policy("require").check()
 

@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import json
+import logging
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -409,6 +410,29 @@ def test_named_tokens(tmp_path: Path) -> None:
         file.write_text(json.dumps({"tokens": []}))
         wait_until(lambda: each.ask("inference", "GET", path, one).status_code == 401)
         assert each.ask("inference", "GET", path, "inference").status_code == 200
+
+
+def test_a_wrong_file_of_named_tokens_changes_nothing_until_it_is_mended(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bytes that are no text end no server, and `chmod` alone lets a revoked token's end count."""
+    monkeypatch.setattr(logging.getLogger("flambeau"), "propagate", True)
+    file = tmp_path / "tokens.json"
+    key = "Bearer " + create_token(file, "one", "inference")
+
+    def status() -> int:
+        return each.ask("inference", "GET", f"/predictions/{MODEL}", key).status_code
+
+    with serve(tmp_path, tokens_file=file) as each:
+        file.write_bytes(b'{"tokens":[{"name":"\xff"}]}')
+        wait_until(lambda: "Named tokens stay as they were: " in caplog.text)
+        assert status() == 200
+        file.chmod(0o620)
+        file.write_text(json.dumps({"tokens": []}))
+        wait_until(lambda: "chmod 600 the file" in caplog.text)
+        assert status() == 200
+        file.chmod(0o600)
+        wait_until(lambda: status() == 401)
 
 
 def test_wrong_keys_are_counted_and_right_ones_pass(tmp_path: Path) -> None:

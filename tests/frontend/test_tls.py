@@ -6,6 +6,7 @@ import logging
 import socket
 import ssl
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,7 @@ from flambeau.frontend.tls import make_context, server_certificates
 from flambeau.protocols import limits
 from flambeau.testing.echo import write_model
 from flambeau.testing.server import RunningServer, running_server
+from flambeau.testing.signing import on_a_strange_curve
 from flambeau.testing.waiting import wait_until
 
 SECURE = Address(port=0, tls=True)
@@ -298,13 +300,23 @@ def test_a_new_certificate_is_taken_over(
         addresses = [server.inference] * 4 + [server.management, server.metrics]
         with handshake(server.inference, trusting_nobody()) as kept:
             assert {shown_by(each) for each in addresses} == {der(old)}
-            files.certificate.write_text("broken")
+            files.key.write_bytes(on_a_strange_curve(files.key.read_bytes()))
             wait_until(lambda: "The old certificate stays in use: " in log.text)
             assert {shown_by(each) for each in addresses} == {der(old)}
             Files(tmp_path, new)
             wait_until(lambda: {shown_by(each) for each in addresses} == {der(new)})
             kept.sendall(b"GET /ping HTTP/1.1\r\nhost: h\r\n\r\n")
             assert kept.recv(4096).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_full_disk_for_temporary_files_is_told(
+    tmp_path: Path, files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenSSL reads keys from files only; any error but `ConfigError` would end a server's reload."""
+    config = ServerConfig(**files.config)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(ConfigError, match=r"\(TMPDIR\): No such file"):
+        server_context(config)
 
 
 def test_clients_can_be_asked_for_certificates(tmp_path: Path, pair: Pair) -> None:
@@ -337,6 +349,12 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path, pair: Pair) -> None:
     java = tmp_path / "store.jks"
     java.write_bytes(b"\xfe\xed\xfe\xed\x00\x00")
     none = tmp_path / "none.pem"
+    empty = tmp_path / "empty.pem"
+    empty.touch()
+    (tmp_path / "strange").mkdir()
+    strange = Files(tmp_path / "strange", make_pair())
+    for each in (strange.key, strange.certificate):
+        each.write_bytes(on_a_strange_curve(each.read_bytes()))
     for change, words in (
         ({"private_key_file": none}, f"private_key_file={none} cannot be read: No such file"),
         ({"certificate_file": none}, f"certificate_file={none} cannot be read: No such file"),
@@ -354,6 +372,9 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path, pair: Pair) -> None:
         ({"keystore": store, "keystore_type": "JKS"}, "keytool -importkeystore"),
         ({"client_ca_file": none}, f"client_ca_file={none} cannot be read"),
         ({"client_ca_file": nonsense}, "client_ca_file holds no certificate in PEM"),
+        ({"client_ca_file": empty}, "client_ca_file holds no certificate in PEM"),
+        ({"private_key_file": strange.key}, "holds no private key in PEM .*: Curve .* is not"),
+        ({"certificate_file": strange.certificate}, "that can be used: Curve .* is not supported"),
     ):
         fields: dict[str, Any] = good.config | change
         with pytest.raises(ConfigError, match=words) as raised:

@@ -150,6 +150,23 @@ def test_a_changed_cache_is_not_served(tmp_path: Path, key: KeyFiles) -> None:
     assert sorted(os.listdir(again)) == ["MAR-INF", "h.py"]
 
 
+def test_a_model_in_use_keeps_its_files(tmp_path: Path, key: KeyFiles) -> None:
+    """Another registration of the archive verifies it, and leaves what a handler has written."""
+    root = tmp_path / "store"
+    root.mkdir()
+    archive = write_mar(root / "m.mar", "m")
+    sign(archive, read_signing_key(key.private))
+    store = ModelStore(root, tmp_path / "cache", policy=Policy("require", key.public))
+    opened = store.open(archive)
+    before = opened.model_dir.stat()
+    (opened.model_dir / "written.txt").touch()
+    again = store.open(archive)
+    assert os.path.samestat(again.model_dir.stat(), before)
+    assert (opened.model_dir / "written.txt").exists()
+    store.release(again)
+    assert os.path.samestat(store.open(archive).model_dir.stat(), before)
+
+
 def test_an_archive_that_changes_while_it_is_read_is_never_unpacked(
     tmp_path: Path, key: KeyFiles
 ) -> None:

@@ -70,13 +70,15 @@ class ArchiveCache:
     ) -> Path:
         """Return the folder of the archive's files, filled by `fill` unless it is there already.
 
-        `afresh` fills it anyway: what lies there may have been written to. It stays until `release`, or until this process ends. Raises `OSError`, and what `fill`
-        raises; then nothing new is in the cache.
+        `afresh` fills it anyway, unless this process uses it: what lies there may have been
+        written to, but a model's files are never taken from under it. The folder stays until
+        `release`, or until this process ends. Raises `OSError`, and what `fill` raises; then
+        nothing new is in the cache.
         """
         target = self.folder / digest
         self.folder.mkdir(parents=True, exist_ok=True)
         with _locked(self._lock_file(digest)):
-            filled = afresh or not _is_intact(target)
+            filled = (afresh and not self._in_use(digest)) or not _is_intact(target)
             if filled:
                 for leftover in self.folder.glob(f".{digest}.*{STAGE_SUFFIX}"):
                     shutil.rmtree(leftover, ignore_errors=True)
@@ -146,6 +148,10 @@ class ArchiveCache:
         except OSError:  # BlockingIOError: somebody has it
             return False
         return True
+
+    def _in_use(self, digest: str) -> bool:
+        with self._guard:
+            return digest in self._uses
 
     def _hold(self, digest: str) -> None:
         with self._guard:

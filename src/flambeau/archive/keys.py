@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
@@ -69,7 +69,7 @@ class Trusted(msgspec.Struct, frozen=True):
         try:
             leaf, *others = [x509.load_der_x509_certificate(der) for der in bundle.certificates]
             key = leaf.public_key()
-        except ValueError as error:
+        except (ValueError, UnsupportedAlgorithm) as error:
             raise SignatureError(f"its certificate cannot be read: {error}") from error
         if not self.authorities:
             raise SignatureError("it is made with a certificate, and trusted_keys has no authority")
@@ -126,7 +126,7 @@ def read_signing_key(
     """Read a private key, and the certificates of `chain`, the key's own first. Raises `ConfigError`."""
     try:
         key = load_pem_private_key(_read(file), password)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise ConfigError(f"{file} is no private key that can be read (PEM): {error}") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name not in _CURVES:
         raise ConfigError(f"{file} is no elliptic-curve key on P-256, P-384 or P-521")
@@ -172,7 +172,7 @@ def _files(path: Path) -> list[Path]:
 def _public_key(file: Path, data: bytes) -> TrustedKey:
     try:
         key = load_pem_public_key(data)
-    except ValueError as error:
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise ConfigError(f"{file} is no public key that can be read: {error}") from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in _CURVES:
         raise ConfigError(f"{file} is no elliptic-curve key on P-256, P-384 or P-521")

@@ -108,6 +108,9 @@ class Access:
         except ConfigError as error:
             logger.error("Named tokens stay as they were: %s", error)  # noqa: TRY400
             return
+        except Exception:
+            logger.exception("Named tokens stay as they were: an unexpected error")
+            return
         self.tokens.use_named(token.grant() for token in named)
         await self.share_keys()
         logger.info("%d named tokens are in %s now", len(named), self._config.tokens_file)
@@ -118,11 +121,14 @@ class Access:
         assert self.tls is not None
         try:
             certificates = await asyncio.to_thread(tls.server_certificates, self._config)
+            self.tls.use(certificates)
         except ConfigError as error:
             logger.error("The old certificate stays in use: %s", error)  # noqa: TRY400
             return
+        except Exception:
+            logger.exception("The old certificate stays in use: an unexpected error")
+            return
         self.certificates = certificates
-        self.tls.use(certificates)
         for each in self._front_ends():
             each.use_certificates(certificates)
         logger.info("New connections get the certificate of %s", certificates.source)

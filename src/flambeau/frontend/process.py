@@ -47,6 +47,8 @@ from flambeau.serving.tokens import Keyring, TokenScope
 if TYPE_CHECKING:
     from flambeau.frontend.tls import Tls
 
+logger = logging.getLogger("flambeau.frontend.process")  # it runs as __main__
+
 _LOGGERS = ("flambeau", "uvicorn", "asyncio")
 
 
@@ -146,7 +148,10 @@ class FrontEnd:
             self._keys.take(message.keys)
             self._send(KeysTaken())
         elif self._tls is not None:
-            self._tls.use(message.certificates)
+            try:
+                self._tls.use(message.certificates)
+            except Exception:
+                logger.exception("A front-end process keeps the old certificate")
 
     def _on_closed(self) -> None:
         if not self._finished:

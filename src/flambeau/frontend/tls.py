@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import (
@@ -73,7 +74,7 @@ def server_certificates(config: ServerConfig) -> Certificates:
     identity = server_identity(config)
     key = identity.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     pem = key + b"".join(each.public_bytes(Encoding.PEM) for each in identity.chain)
-    client_ca = ""
+    client_ca = None
     if config.client_ca_file is not None:
         client_ca = _read("client_ca_file", config.client_ca_file).decode("latin-1")
     certificates = Certificates(pem, identity.source, client_ca)
@@ -126,7 +127,7 @@ def make_context(certificates: Certificates) -> ssl.SSLContext:
         )
         context.set_ciphers(_SUITES + _WEAK_KEYS)
         _load(context, certificates.identity)
-    if certificates.client_ca:
+    if certificates.client_ca is not None:
         _ask_for_certificates(context, certificates.client_ca)
     return context
 
@@ -146,10 +147,18 @@ def _ask_for_certificates(context: ssl.SSLContext, authorities: str) -> None:
 
 def _load(context: ssl.SSLContext, pem: bytes) -> None:
     """Hand the identity to OpenSSL, which reads files only: in a folder that nobody else can read."""
-    with tempfile.TemporaryDirectory(prefix="flambeau-") as folder:
-        file = Path(folder, "identity.pem")
-        file.write_bytes(pem)
-        context.load_cert_chain(file)
+    try:
+        with tempfile.TemporaryDirectory(prefix="flambeau-") as folder:
+            file = Path(folder, "identity.pem")
+            file.write_bytes(pem)
+            context.load_cert_chain(file)
+    except ssl.SSLError:  # an OSError, too, but of what the file says
+        raise
+    except OSError as error:
+        raise ConfigError(
+            f"The key for TLS cannot be handed over in the folder of temporary files (TMPDIR):"
+            f" {error.strerror or error}"
+        ) from error
 
 
 def _identity(config: ServerConfig) -> Identity:
@@ -179,18 +188,20 @@ def _from_files(key_file: Path, certificate_file: Path) -> Identity:
             f"private_key_file={key_file} is encrypted, and nobody is there to type its password."
             f" Write a plain copy: openssl pkey -in {shlex.quote(str(key_file))} -out plain.pem"
         ) from None
-    except ValueError as error:
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise ConfigError(
             f"private_key_file={key_file} holds no private key in PEM (PKCS#8 or PKCS#1):"
             f" {first_line(error)}"
         ) from error
     try:
         chain = x509.load_pem_x509_certificates(_read("certificate_file", certificate_file))
-    except ValueError as error:
+        certified = chain[0].public_key()
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise ConfigError(
-            f"certificate_file={certificate_file} holds no certificate in PEM: {first_line(error)}"
+            f"certificate_file={certificate_file} holds no certificate in PEM that can be used:"
+            f" {first_line(error)}"
         ) from error
-    if key.public_key() != chain[0].public_key():
+    if key.public_key() != certified:
         raise ConfigError(
             f"private_key_file={key_file} is not the key of the first certificate in"
             f" certificate_file={certificate_file}. The server's own certificate comes first, the"
@@ -210,7 +221,7 @@ def _from_keystore(file: Path, password: str, kind: str) -> Identity:
         )
     try:
         key, certificate, others = pkcs12.load_key_and_certificates(data, password.encode())
-    except ValueError as error:
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise ConfigError(
             f"keystore={file} is no PKCS12 file, or keystore_pass is not its password:"
             f" {first_line(error)}"

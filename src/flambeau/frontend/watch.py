@@ -8,7 +8,7 @@ SECONDS = 1.0
 """Between two looks. A change counts when a look finds no further one: two files are seldom
 replaced in the same moment."""
 
-_Signature = tuple[int, int, int]
+_Signature = tuple[int, int, int, int]
 
 
 class Watch:
@@ -34,9 +34,9 @@ class Watch:
 
 
 def _signature(file: Path) -> _Signature | None:
-    """What changes with a file's text, None where it is missing; links are followed."""
+    """What changes with a file's text and mode, None where it is missing; links are followed."""
     try:
         told = file.stat()
     except OSError:
         return None
-    return told.st_mtime_ns, told.st_size, told.st_ino
+    return told.st_mtime_ns, told.st_ctime_ns, told.st_size, told.st_ino

@@ -44,7 +44,7 @@ class Certificates(msgspec.Struct, frozen=True, array_like=True):
 
     identity: bytes
     source: str
-    client_ca: str = ""
+    client_ca: str | None = None
 
 
 class Setup(msgspec.Struct, frozen=True, tag="setup", array_like=True):

@@ -80,7 +80,7 @@ def read_tokens(file: Path) -> list[NamedToken]:
         )
     try:
         tokens = msgspec.json.decode(data, type=_Document).tokens
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(
             f"tokens_file={file} is not what flambeau token create writes: {error}"
         ) from error

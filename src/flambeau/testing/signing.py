@@ -1,5 +1,6 @@
 """Keys and certificates for tests of signed models."""
 
+import base64
 import datetime
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 from cryptography.x509.oid import NameOID
+
+_P256, _PRIME192V3 = (bytes.fromhex(f"2a8648ce3d0301{last}") for last in ("07", "03"))
+"""Object identifiers."""
 
 
 class KeyFiles(msgspec.Struct, frozen=True):
@@ -72,6 +76,15 @@ def make_certificate(
     )
     file.write_bytes(certificate.public_bytes(Encoding.PEM))
     return file
+
+
+def on_a_strange_curve(pem: bytes) -> bytes:
+    """The key or certificate on P-256 as if on a curve that nobody implements (X9.62's prime192v3)."""
+    begin, *body, end = pem.splitlines()
+    der = base64.b64decode(b"".join(body))
+    altered = der.replace(_P256, _PRIME192V3)
+    assert altered != der
+    return b"\n".join((begin, base64.b64encode(altered), end, b""))
 
 
 def _named(name: str) -> x509.Name:
