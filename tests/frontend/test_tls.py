@@ -6,6 +6,7 @@ import logging
 import socket
 import ssl
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -31,7 +32,10 @@ from cryptography.x509.oid import NameOID
 from flambeau.config import Address, ServerConfig
 from flambeau.errors import ConfigError
 from flambeau.frontend import http_connection
+from flambeau.frontend.front_ends import setup_of
 from flambeau.frontend.tls import make_context, server_certificates
+from flambeau.ipc.channel import BlockingChannel
+from flambeau.ipc.frontend_messages import FromFrontEnd, NewCertificates, Serving
 from flambeau.protocols import limits
 from flambeau.testing.echo import write_model
 from flambeau.testing.server import RunningServer, running_server
@@ -307,6 +311,34 @@ def test_a_new_certificate_is_taken_over(
             wait_until(lambda: {shown_by(each) for each in addresses} == {der(new)})
             kept.sendall(b"GET /ping HTTP/1.1\r\nhost: h\r\n\r\n")
             assert kept.recv(4096).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("tls", [True, False])
+def test_a_front_end_that_starts_during_a_renewal_shows_the_new_certificate(
+    tmp_path: Path, files: Files, *, tls: bool
+) -> None:
+    """It is told of it before it has a server; one of a plain address stays plain."""
+    old = server_certificates(ServerConfig(**files.config))
+    new = make_pair()
+    renewed = server_certificates(ServerConfig(**Files(tmp_path, new).config))
+    ours, theirs = socket.socketpair()
+    listening = socket.create_server(("127.0.0.1", 0))
+    with ours, theirs, listening:
+        channel = BlockingChannel(ours, FromFrontEnd)  # type: ignore[type-var]  # a union
+        setup = setup_of(ServerConfig(), "", old if tls else None, None, 1.0)
+        channel.send(setup, NewCertificates(renewed))
+        descriptors = (theirs.fileno(), listening.fileno())
+        command = [sys.executable, "-P", "-m", "flambeau.frontend.process", *map(str, descriptors)]
+        with subprocess.Popen(command, pass_fds=descriptors) as process:
+            theirs.close()
+            assert Serving() in channel.receive()
+            scheme = "https" if tls else "http"
+            address = f"{scheme}://127.0.0.1:{listening.getsockname()[1]}"
+            if tls:
+                assert shown_by(address) == der(new)
+            else:
+                assert httpx.get(f"{address}/nowhere", timeout=60).status_code == 404
+            process.kill()
 
 
 def test_a_full_disk_for_temporary_files_is_told(

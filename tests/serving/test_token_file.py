@@ -67,6 +67,8 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
         {"sha256": "x" * 64},
         {"expires": "2030-01-01T00:00:00"},
         {"name": 1},
+        {"modle": "m"},
+        {"scope": "metrics", "model": "m"},
     ],
 )
 def test_a_wrong_file_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
@@ -77,6 +79,17 @@ def test_a_wrong_file_is_refused(tmp_path: Path, change: dict[str, object]) -> N
     document["tokens"].append(document["tokens"][0] | {"name": "b"} | change)
     file.write_text(json.dumps(document))
     with pytest.raises(FlambeauError, match="is not what flambeau token create writes"):
+        read_tokens(file)
+
+
+def test_a_key_that_is_listed_twice_is_refused(tmp_path: Path) -> None:
+    """Whatever the case of its digits: which entry counts would be a matter of luck."""
+    file = tmp_path / "tokens.json"
+    create_token(file, "a", "inference", model="m")
+    [token] = json.loads(file.read_text())["tokens"]
+    again = {"name": "b", "scope": "inference", "sha256": token["sha256"].upper()}
+    file.write_text(json.dumps({"tokens": [token, again | {"created": token["created"]}]}))
+    with pytest.raises(FlambeauError, match="'a' and 'b' have the same sha256"):
         read_tokens(file)
 
 
@@ -93,7 +106,8 @@ def test_the_number_of_tokens_is_bounded(tmp_path: Path) -> None:
     """Each request's key is compared with all of them."""
     file = tmp_path / "tokens.json"
     create_token(file, "a", "inference")
-    document = json.loads(file.read_text())
-    file.write_text(json.dumps({"tokens": document["tokens"] * MAX_TOKENS}))
+    [token] = json.loads(file.read_text())["tokens"]
+    tokens = [token | {"name": str(n), "sha256": f"{n:064x}"} for n in range(MAX_TOKENS)]
+    file.write_text(json.dumps({"tokens": tokens}))
     with pytest.raises(FlambeauError, match="the most"):
         create_token(file, "b", "inference")

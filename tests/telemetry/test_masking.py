@@ -13,6 +13,10 @@ from flambeau.telemetry.masking import mask_addresses, mask_query
         ("Failed: https://h/a.mar?sig=a,b no", "Failed: https://h/a.mar?*** no"),
         ("'s3://u:p@h/a?x=1&y=2'", "'s3://***@h/a?***"),
         ("http://h/x@y", "http://h/x@y"),
+        ("https://u:p@q@h/a", "https://***@h/a"),
+        ("no https:/u:p@h/a", "no https:/***@h/a"),
+        ("https://h/a#u:p@x.mar", "https://h/a#***"),
+        ("not found: a#u:p@x.mar", "not found: a#***@x.mar"),
     ],
 )
 def test_addresses_lose_passwords_and_queries(text: str, shown: str) -> None:
@@ -27,6 +31,10 @@ def test_addresses_lose_passwords_and_queries(text: str, shown: str) -> None:
         ("url=store.mar&batch_size=2", "url=store.mar&batch_size=2"),
         ("url=https%3A%2F%2Fh%2Fa%3FX-Amz-Signature%3Dabc&x=1", "url=https://h/a?***&x=1"),
         ("url=https://u:p@h/a", "url=https://***@h/a"),
+        ("url=https:/u:p@h/a", "url=https:/***@h/a"),
+        ("url=https%253A//u:p@h", "url=https://***@h"),
+        ("url=https://u:p+%20q@h", "url=https://***@h"),
+        ("url=a%23u:p@x.mar", "url=a#***@x.mar"),
         ("url=https://h/a?v=1&X-Amz-Signature=abc", "url=https://h/a?***&X-Amz-Signature=***"),
         ("api_key=abc&to%6ben=def&sig=ghi", "api_key=***&to%6ben=***&sig=***"),
         ("monkey=1&design=2", "monkey=1&design=2"),

@@ -148,8 +148,9 @@ def _taken(target: Path) -> ArchiveError:
 
 
 def _shown(parts: SplitResult) -> str:
-    """An address for the log: a presigned query is a secret."""
-    return parts._replace(query="…" if parts.query else "").geturl()
+    """An address for the log: a presigned query is a secret, and a fragment may hold anything."""
+    query, fragment = ("…" if part else "" for part in (parts.query, parts.fragment))
+    return parts._replace(query=query, fragment=fragment).geturl()
 
 
 @contextmanager

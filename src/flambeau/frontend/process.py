@@ -28,6 +28,7 @@ from flambeau.frontend.remote import RemoteInference, RemoteLog
 from flambeau.frontend.responses import RemoteResponses
 from flambeau.ipc.channel import AsyncChannel
 from flambeau.ipc.frontend_messages import (
+    Certificates,
     Drain,
     KeysTaken,
     Leave,
@@ -60,6 +61,7 @@ class FrontEnd:
         self._channel: AsyncChannel[ToFrontEnd] | None = None
         self._inference = RemoteInference(self._send)
         self._keys = Keyring()
+        self._certificates: Certificates | None = None
         self._tls: Tls | None = None
         self._setup: asyncio.Future[Setup] = asyncio.get_running_loop().create_future()
         self._leaving = self._draining = self._finished = False
@@ -109,10 +111,10 @@ class FrontEnd:
         scopes = frozenset({TokenScope.INFERENCE})
         mounts = [Mount(each, scopes) for each in (described, *served)]
         context = None
-        if setup.certificates is not None:
+        if self._certificates is not None:
             from flambeau.frontend.tls import Tls  # 50 ms that plain HTTP saves
 
-            self._tls = Tls(setup.certificates)
+            self._tls = Tls(self._certificates)
             context = self._tls.context
         return HttpServer(Listener(mounts, answering), self._listening, setup.grace, context)
 
@@ -131,6 +133,7 @@ class FrontEnd:
             case Setup():
                 if message.keys is not None:
                     self._keys.take(message.keys)
+                self._certificates = message.certificates
                 self._setup.set_result(message)
             case NewKeys() | NewCertificates():
                 self._renew(message)
@@ -147,7 +150,11 @@ class FrontEnd:
         if isinstance(message, NewKeys):
             self._keys.take(message.keys)
             self._send(KeysTaken())
-        elif self._tls is not None:
+            return
+        if self._certificates is None:
+            return  # plain HTTP
+        self._certificates = message.certificates  # for a server that is yet to be made
+        if self._tls is not None:
             try:
                 self._tls.use(message.certificates)
             except Exception:

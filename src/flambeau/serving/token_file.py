@@ -31,13 +31,15 @@ _SCOPES: dict[ScopeName, TokenScope] = {
     "metrics": TokenScope.METRICS,
     "token": TokenScope.API,
 }
+_OF_MODELS = ("inference", "management")
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
-class NamedToken(msgspec.Struct, frozen=True, omit_defaults=True):
+class NamedToken(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """One token. `sha256` is the digest of its key in hexadecimal; without `expires` it never ends.
 
-    With a `model` it opens the routes that name this model in their path, and no others.
+    With a `model` it opens the routes that name this model in their path, and no others. A field
+    that is not known is refused: it could be a limit that would not count.
     """
 
     name: str
@@ -52,6 +54,8 @@ class NamedToken(msgspec.Struct, frozen=True, omit_defaults=True):
             raise ValueError("sha256 has to have 64 digits")
         if self.expires is not None and self.expires.tzinfo is None:
             raise ValueError("expires has to have a time zone")
+        if self.model and self.scope not in _OF_MODELS:
+            raise ValueError(_no_single_model(self.scope))
 
     def grant(self) -> Grant:
         """What the gate needs to know."""
@@ -59,7 +63,7 @@ class NamedToken(msgspec.Struct, frozen=True, omit_defaults=True):
         return Grant(bytes.fromhex(self.sha256), _SCOPES[self.scope].value, end, self.model)
 
 
-class _Document(msgspec.Struct, frozen=True):
+class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tokens: list[NamedToken]
 
 
@@ -86,6 +90,7 @@ def read_tokens(file: Path) -> list[NamedToken]:
         ) from error
     if len(tokens) > MAX_TOKENS:
         raise ConfigError(f"tokens_file={file} has {len(tokens)} tokens, the most is {MAX_TOKENS}")
+    _check_distinct(file, tokens)
     return tokens
 
 
@@ -103,8 +108,8 @@ def create_token(
     """
     if model:
         check_name("model name", model)
-        if scope not in {"inference", "management"}:
-            raise ConfigError(f"A token of the scope {scope} is for no single model.")
+        if scope not in _OF_MODELS:
+            raise ConfigError(_no_single_model(scope))
     now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
     key = new_key()
     expires = now + lifetime if lifetime is not None else None
@@ -125,6 +130,23 @@ def revoke_token(file: Path, name: str) -> None:
         if len(kept) == len(tokens):
             raise ConfigError(f"{file} has no token named {name!r}.")
         tokens[:] = kept
+
+
+def _no_single_model(scope: str) -> str:
+    return f"A token of the scope {scope} is for no single model."
+
+
+def _check_distinct(file: Path, tokens: list[NamedToken]) -> None:
+    """Refuse a key that is listed twice: only one entry could say what it opens."""
+    names: dict[str, str] = {}
+    for token in tokens:
+        digest = token.grant().digest.hex()
+        if digest in names:
+            raise ConfigError(
+                f"tokens_file={file}: {names[digest]!r} and {token.name!r} have the same sha256:"
+                " remove one of them"
+            )
+        names[digest] = token.name
 
 
 @contextlib.contextmanager
