@@ -33,6 +33,7 @@ from flambeau.config import (
     worker_environment,
 )
 from flambeau.errors import ArchiveError, ConfigError
+from flambeau.frontend import tripwire
 from flambeau.frontend.access import Access
 from flambeau.frontend.binding import bind_listeners, has_front_ends
 from flambeau.frontend.descriptors import raise_limit
@@ -386,4 +387,5 @@ def serve(
         await server.run((lambda: started(server)) if started else None)
 
     raise_limit()
+    tripwire.arm()
     uvloop.run(main())

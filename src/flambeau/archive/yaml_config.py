@@ -17,7 +17,7 @@ MAX_YAML_BYTES = 1024 * 1024
 MAX_YAML_DEPTH = 64
 """Collections within collections."""
 
-_Loader: type[yaml.SafeLoader] | type[yaml.CSafeLoader] = getattr(
+_SafeLoader: type[yaml.SafeLoader] | type[yaml.CSafeLoader] = getattr(
     yaml, "CSafeLoader", yaml.SafeLoader
 )
 
@@ -31,7 +31,7 @@ def read_yaml(path: Path) -> dict[str, object]:
     text = _read_text(path)
     try:
         _check_depth(path, text)
-        document: object = yaml.load(text, Loader=_Loader)  # noqa: S506  # both loaders are safe
+        document: object = yaml.load(text, Loader=_SafeLoader)  # noqa: S506  # both loaders are safe
     except yaml.YAMLError as error:
         raise ArchiveError(f"{path.name} is not valid YAML: {_one_line(error)}") from error
     except (ValueError, LookupError, AttributeError, TypeError, ArithmeticError) as error:
@@ -68,7 +68,7 @@ def _read_text(path: Path) -> str:
 def _check_depth(path: Path, text: str) -> None:
     """Walk the events, which needs no recursion, before nodes are composed, which does."""
     depth = 0
-    for event in yaml.parse(text, Loader=_Loader):
+    for event in yaml.parse(text, Loader=_SafeLoader):
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > MAX_YAML_DEPTH:

@@ -18,6 +18,7 @@ import msgspec
 import uvloop
 
 from flambeau.config import ServerConfig
+from flambeau.frontend import tripwire
 from flambeau.frontend.failures import Failures
 from flambeau.frontend.gate import Gate
 from flambeau.frontend.headers import CommonHeaders
@@ -182,4 +183,5 @@ async def _main(channel: int, listener: int) -> None:
 if __name__ == "__main__":
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    tripwire.arm()
     uvloop.run(_main(int(sys.argv[1]), int(sys.argv[2])))
