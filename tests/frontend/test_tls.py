@@ -31,7 +31,6 @@ from cryptography.x509.oid import NameOID
 
 from flambeau.config import Address, ServerConfig
 from flambeau.errors import ConfigError
-from flambeau.frontend import http_connection
 from flambeau.frontend.front_ends import setup_of
 from flambeau.frontend.tls import make_context, server_certificates
 from flambeau.ipc.channel import BlockingChannel
@@ -213,7 +212,7 @@ def test_a_stop_does_not_wait_for_idle_clients(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """TLS wants both sides to say goodbye; one that sleeps does not."""
-    monkeypatch.setattr(http_connection, "GOODBYE_SECONDS", 0.1)
+    monkeypatch.setattr(limits, "GOODBYE_SECONDS", 0.1)
     with running_server(tmp_path, tmp_path / "cache", inference_address=SECURE) as server:
         idle = handshake(server.inference, trusting_nobody())
         idle.sendall(b"GET /ping HTTP/1.1\r\nhost: h\r\n\r\n")

@@ -23,6 +23,7 @@ class Held(Protocol):
     """What is asked of a connection."""
 
     transport: asyncio.Transport
+    """None until a TLS handshake is done, whatever its type says."""
     idle_from: float | None
     """Since when it has had no request; None while it has one."""
     stalled_from: float | None
@@ -45,10 +46,13 @@ class Connections:
         self._timer: asyncio.TimerHandle | None = None
 
     def admit(self, connection: Held, client: tuple[str, int | None] | None) -> str:
-        """Count a new connection; returns why there may be no more, "" otherwise.
+        """Count a new connection; returns why there may be no more, "" otherwise, and for one that
+        has its place already: over TLS since before its handshake.
 
         Where there are too many, the one that has been idle longest makes room.
         """
+        if connection in self._hosts:
+            return ""
         host = client[0] if client is not None and not _is_loopback(client[0]) else ""
         self._hosts[connection] = host
         self._count[host] += 1
@@ -93,7 +97,8 @@ class Connections:
         """Cut clients off that have taken nothing for too long."""
         now = asyncio.get_running_loop().time()
         for connection in list(self._hosts):
-            size = connection.transport.get_write_buffer_size()
+            transport: asyncio.Transport | None = connection.transport
+            size = transport.get_write_buffer_size() if transport is not None else 0
             before = self._left.pop(connection, 0)
             if not size:
                 connection.stalled_from = None

@@ -3,7 +3,6 @@
 A server that has none left cannot replace a worker, open an archive or write a snapshot.
 """
 
-import asyncio
 import contextlib
 import resource
 
@@ -11,8 +10,8 @@ RESERVE = 64
 """Descriptors that no client gets, or a quarter of them where there are not many."""
 
 
-def is_scarce(transport: asyncio.BaseTransport) -> bool:
-    """Whether a connection has taken one of the last descriptors.
+def is_scarce(descriptor: int) -> bool:
+    """Whether a connection that has this descriptor has taken one of the last.
 
     The system gives the lowest free number away, so the number tells how many are in use, whoever
     uses them. The limit is read each time: an operator may raise it (`prlimit`) without a restart.
@@ -20,7 +19,6 @@ def is_scarce(transport: asyncio.BaseTransport) -> bool:
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit == resource.RLIM_INFINITY:
         return False
-    descriptor: int = transport.get_extra_info("socket").fileno()
     return descriptor >= limit - min(RESERVE, limit // 4)
 
 

@@ -35,12 +35,7 @@ _SLICES = 2
 _SLICE_BYTES = 16 * 1024
 """Parsed at once: one read may hold thousands of requests, and only a few may wait."""
 
-GOODBYE_SECONDS = 1.0
-"""How long a stop waits for TLS clients that have their answers to agree to the end."""
-
 _MUCH_BESIDE = f"Chunk extensions or trailers are larger than {limits.MAX_HEAD_BYTES} bytes."
-
-_ASGI = {"version": "3.0", "spec_version": "2.3"}
 
 
 class HttpConnection(asyncio.Protocol):
@@ -93,14 +88,14 @@ class HttpConnection(asyncio.Protocol):
         client = get_remote_addr(self.transport)
         self._ends = {
             "type": "http",
-            "asgi": _ASGI,
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
             "server": get_local_addr(self.transport),
             "client": client,
             "scheme": "https" if is_ssl(self.transport) else "http",
             "root_path": "",
         }
         reason = self.listener.connections.admit(self, client)
-        if reason or is_scarce(self.transport):
+        if reason or is_scarce(self.transport.get_extra_info("socket").fileno()):
             self._refuse(503, reason)
             return
         self._late_from = self.loop.time()
@@ -232,9 +227,12 @@ class HttpConnection(asyncio.Protocol):
             self.transport.close()
         else:
             last.keep_alive = False
+        self._end_soon()
+
+    def _end_soon(self) -> None:
+        # TLS waits half a minute for the client to say goodbye too, and idle ones do not.
         if self._ends["scheme"] == "https" and self.transport.is_closing():
-            # TLS waits half a minute for the client to say goodbye too, and idle ones do not.
-            self.loop.call_later(GOODBYE_SECONDS, self.transport.abort)
+            self.loop.call_later(limits.GOODBYE_SECONDS, self.transport.abort)
 
     # what the parser calls
 
@@ -409,3 +407,5 @@ class HttpConnection(asyncio.Protocol):
                 return
         self.transport.write(refusal(status, self.listener.headers.beside(()), reason))
         self.transport.close()
+        if running is None:  # or the end of an answer may still be on its way
+            self._end_soon()

@@ -1,6 +1,5 @@
 """Sockets and their HTTP servers: bound before anything else starts, closed before anything stops."""
 
-import asyncio
 import contextlib
 import os
 import socket
@@ -16,9 +15,9 @@ from typing_extensions import override
 
 from flambeau.config import Address
 from flambeau.errors import ConfigError
+from flambeau.frontend.handshakes import TlsServer
 from flambeau.frontend.http import Listener
 from flambeau.frontend.http_connection import HttpConnection
-from flambeau.protocols import limits
 
 _BACKLOG = 2048
 
@@ -118,29 +117,22 @@ class HttpServer(uvicorn.Server):
 
     @override
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Accept connections, with a limit on the time of a TLS handshake."""
+        """Accept connections; over TLS they are counted from before the handshake."""
         if self.config.ssl is None:
             await super().startup(sockets)
         else:
-            await self._startup_tls(self.config.ssl)
+            self._startup_tls(self.config.ssl)
         self.on_serving()
 
-    async def _startup_tls(self, context: ssl.SSLContext) -> None:
+    def _startup_tls(self, context: ssl.SSLContext) -> None:
         make_connection = partial(
             HttpConnection,
             config=self.config,
             server_state=self.server_state,
             app_state=self.lifespan.state,
         )
-        loop = asyncio.get_running_loop()
-        listening = await loop.create_server(
-            make_connection,
-            sock=self._bound,
-            ssl=context,
-            backlog=_BACKLOG,
-            ssl_handshake_timeout=limits.HANDSHAKE_SECONDS,
-        )
-        self.servers = [listening]
+        listening = TlsServer(self._bound, make_connection, context, self._listener.connections)
+        self.servers = [listening]  # type: ignore[list-item]  # uvicorn names asyncio's own class
         self.started = True
 
     async def run_until_told(self) -> None:

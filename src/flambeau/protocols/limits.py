@@ -37,3 +37,6 @@ WRITE_SECONDS = 30.0
 
 HANDSHAKE_SECONDS = 10.0
 """Of TLS; uvicorn has no setting, and its loop waits a minute."""
+
+GOODBYE_SECONDS = 1.0
+"""A TLS client that has its answers may take so long to agree to the end."""
