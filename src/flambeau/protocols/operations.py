@@ -96,8 +96,15 @@ COMPONENTS: dict[str, Schema] = {
 
 _NOT_FOUND = ("Model or version not found", _ERROR)
 _UNEXPECTED = ("Internal server error", _ERROR)
-_FAILURES: dict[int, tuple[str, Body | None]] = {
+_REFUSED: dict[int, tuple[str, Body | None]] = {
+    400: ("Bad request", _ERROR),
+    401: ("No right key", _ERROR),
+    403: ("The key is for something else, or the path or the version is none", _ERROR),
+    429: ("Too many wrong keys, or too many requests of a sequence", _ERROR),
+}
+_FAILURES: dict[int, tuple[str, Body | None]] = _REFUSED | {
     404: _NOT_FOUND,
+    408: ("The body came too slowly", _ERROR),
     413: ("The body is larger than max_request_size", _ERROR),
     500: ("The worker died, or the answer is larger than max_response_size", _ERROR),
     503: ("The handler failed, no worker is available, or the queue is full", _ERROR),
@@ -180,7 +187,8 @@ KSERVE_READY = (
         "get",
         "/v1/models/{model_name}",
         "Whether a model has a worker that is ready.",
-        {
+        _REFUSED
+        | {
             200: ("Ready or not", Body(object_schema(name=STRING, ready=BOOLEAN))),
             404: _NOT_FOUND,
         },
@@ -199,7 +207,9 @@ def _manage(
     responses: dict[int, tuple[str, Body | None]],
     parameters: tuple[Parameter, ...] = (),
 ) -> Operation:
-    return Operation(name, method, path, summary, {**responses, 500: _UNEXPECTED}, parameters)
+    return Operation(
+        name, method, path, summary, _REFUSED | responses | {500: _UNEXPECTED}, parameters
+    )
 
 
 def _default(value: float | bool, schema: Schema) -> Schema:

@@ -100,17 +100,22 @@ class Predictor:
 
 
 def query_parameters(scope: Scope) -> list[tuple[str, bytes]]:
-    """The query's parameters in their order, percent escapes decoded."""
+    """The query's parameters in their order, percent escapes decoded; values may be any bytes."""
     query: bytes = scope["query_string"]
     if query.count(b"&") >= limits.MAX_QUERY_PARAMETERS:
         text = f"A query may have at most {limits.MAX_QUERY_PARAMETERS} parameters."
         raise FlambeauError(ErrorKind.INVALID_INPUT, text)
     return [
-        (name, value.encode("utf-8", "surrogateescape"))
+        (_text(name), value.encode("utf-8", "surrogateescape"))
         for name, value in parse_qsl(
             query.decode("latin-1"), keep_blank_values=True, errors="surrogateescape"
         )
     ]
+
+
+def _text(name: str) -> str:
+    """A name without halves of surrogate pairs, which no frame to a worker can hold."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _handler_headers(call: Call, scope: Scope) -> dict[str, str]:

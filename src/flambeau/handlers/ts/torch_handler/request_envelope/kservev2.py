@@ -80,7 +80,7 @@ def _parsed(item: Any) -> dict[str, Any]:
         if datatype == "BYTES":
             return {**item, "data": data[0]}
         return {**item, "name": name, "data": np.array(data).reshape(item["shape"]).tolist()}
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
         raise PredictionException(
             f"An input needs name, shape, datatype and data that fit together: {error}", 400
         ) from error
