@@ -323,7 +323,7 @@ def test_a_front_end_that_starts_during_a_renewal_shows_the_new_certificate(
     ours, theirs = socket.socketpair()
     listening = socket.create_server(("127.0.0.1", 0))
     with ours, theirs, listening:
-        channel = BlockingChannel(ours, FromFrontEnd)  # type: ignore[type-var]  # a union
+        channel: BlockingChannel[FromFrontEnd] = BlockingChannel(ours, FromFrontEnd)  # type: ignore[arg-type]  # a union
         setup = setup_of(ServerConfig(), "", old if tls else None, None, 1.0)
         channel.send(setup, NewCertificates(renewed))
         descriptors = (theirs.fileno(), listening.fileno())
