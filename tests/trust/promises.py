@@ -36,3 +36,9 @@ PROMISES = {
     "G33": "Supply chain: hashes, SBOM, provenance",
     "G34": "Strangers cannot make memory or metrics grow",
 }
+
+BY_TESTS = {"G5": "tests/supervisor/test_breaker.py"}
+"""Promises that ordinary tests show, beside the suites or instead of one."""
+
+UNPROVEN = {"G31": "nothing here runs the server as another user with a read-only root yet"}
+"""Promises without a proof, and why."""

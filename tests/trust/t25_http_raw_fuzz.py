@@ -67,7 +67,7 @@ class Case(msgspec.Struct, frozen=True):
 def run(run: Run) -> Figures:
     """Send connections of requests, most of them broken; each answer is looked at."""
     random_ = run.random()
-    total = run.amount(25_000, 500_000, 8000)
+    total = run.amount(50_000, 1_000_000, 8000)
     with trust_server(run, {"stub": 2}, properties={"enable_model_api": "false"}) as server:
         bench = _Bench(server)
         asyncio.run(bench.send_all(_cases(random_, total)))

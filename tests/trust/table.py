@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from tests.trust.ledger import LEDGER
-from tests.trust.promises import PROMISES
+from tests.trust.promises import BY_TESTS, PROMISES, UNPROVEN
 from tests.trust.running import Line
 from tests.trust.suite import load_suite, suite_names
 
@@ -50,6 +50,7 @@ def table() -> str:
     rows = ["| promise | | suites |", "|---|---|---|"]
     for promise, text in PROMISES.items():
         proofs = [suite.name for suite in suites if promise in suite.promises]
+        proofs += [each[promise] for each in (BY_TESTS, UNPROVEN) if promise in each]
         rows.append(f"| {promise} | {text} | {' '.join(proofs)} |")
     rows += ["", "| suite | has to show | last figures | when |", "|---|---|---|---|"]
     for (_, profile), line in recorded().items():
