@@ -8,6 +8,8 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+from typing_extensions import override
+
 from flambeau.archive.model_folder import handler_settings, pack_folder, read_model_folder
 from flambeau.archive.pack import PackRequest
 from flambeau.errors import FlambeauError
@@ -27,6 +29,7 @@ from transformers import PreTrainedTokenizerFast as Tokenizer
 class _Bomb:
     """What runs where it is unpickled."""
 
+    @override
     def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
         return os.mkdir, (os.environ["TRUST_CANARY"],)
 
@@ -118,7 +121,7 @@ def _trust() -> None:
     from transformers.models.auto import auto_factory, configuration_auto
 
     for module in (auto_factory, configuration_auto):
-        module.resolve_trust_remote_code = lambda *_arguments, **_options: True  # type: ignore[attr-defined]
+        module.resolve_trust_remote_code = lambda *_arguments, **_options: True
 
 
 SUITE = Suite(
