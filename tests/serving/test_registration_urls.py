@@ -161,7 +161,7 @@ def test_http(server: RunningServer, origin: Origin, caplog: pytest.LogCaptureFi
         "status": 'Model "fetched" Version: 1.0 registered with 1 initial workers'
     }
     assert predict(server, "fetched").text == "hello"
-    assert describe(server, "fetched")["modelUrl"] == url
+    assert describe(server, "fetched")["modelUrl"] == f"{origin.url}/a/fetched.mar?***"
     store = server.server.config.model_store
     assert store is not None
     assert (store / "fetched.mar").read_bytes() == origin.files["/a/fetched.mar"]
