@@ -17,7 +17,6 @@ import pytest
 from flambeau.testing.echo import (
     Gate,
     alive,
-    free_ports,
     predict,
     register,
     scale,
@@ -26,7 +25,7 @@ from flambeau.testing.echo import (
 )
 from flambeau.testing.server import RunningServer, running_server
 from flambeau.testing.waiting import wait_until
-from tests.frontend.front_ends import TWO, front_ends
+from tests.frontend.front_ends import TWO, foreground_server, front_ends
 
 
 @pytest.fixture(scope="module")
@@ -234,21 +233,7 @@ def _answer(sock: socket.socket) -> bytes:
 
 def test_a_stop_answers_what_was_accepted(tmp_path: Path) -> None:
     """SIGTERM to every process of the server, as a service manager does: nothing is lost."""
-    write_model(tmp_path / "store", "echo")
-    ports = free_ports(3)
-    keys = ("inference_address", "management_address", "metrics_address")
-    lines = [f"{key}=http://127.0.0.1:{port}" for key, port in zip(keys, ports, strict=True)]
-    (tmp_path / "config.properties").write_text("\n".join([*lines, "http_workers=2", "preload=\n"]))
-    (tmp_path / "tmp").mkdir()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "flambeau.cli.torchserve", "--start", "--foreground", "--ncs",
-         "--model-store", "store", "--models", "echo", "--disable-token-auth"],
-        cwd=tmp_path,
-        env=os.environ | {"TMPDIR": str(tmp_path / "tmp"), "TEMP": str(tmp_path / "tmp")},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
+    with foreground_server(tmp_path, "http_workers=2") as (process, ports):
         wait_until(lambda: _status(ports[0]) == 200)
         gate = Gate(tmp_path / "gate")
         headers = {"x-do": "gate", "x-file": str(gate.file)}
@@ -270,9 +255,6 @@ def test_a_stop_answers_what_was_accepted(tmp_path: Path) -> None:
             gate.open()
             assert [each.result().status_code for each in asked] == [200] * 8
         assert process.wait(60) == 0
-    finally:
-        process.kill()
-        process.wait()
     log = (tmp_path / "logs" / "access_log.log").read_text()
     assert log.count('"POST /predictions/echo HTTP/1.1" 200') == 8
 

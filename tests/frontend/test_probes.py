@@ -4,7 +4,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +17,6 @@ from flambeau.supervisor import canary
 from flambeau.testing.echo import (
     Gate,
     alive,
-    free_ports,
     predict,
     register,
     scale,
@@ -27,7 +25,7 @@ from flambeau.testing.echo import (
 )
 from flambeau.testing.server import RunningServer, running_server
 from flambeau.testing.waiting import wait_until
-from tests.frontend.front_ends import front_ends
+from tests.frontend.front_ends import foreground_server, front_ends
 
 SLOW = "import time\ntime.sleep(0.4)\n" + "def handle(data, context):\n    return data\n"
 
@@ -126,7 +124,7 @@ def test_an_idle_worker_has_to_show_that_it_answers(
 def test_a_stop_is_told_before_it_happens(tmp_path: Path, front_end: str) -> None:
     """SIGTERM: not ready at once; for `drain_delay` requests are answered and connections end with
     their answers; then the exit code is 0. Live all the time."""
-    with stoppable(tmp_path, f"drain_delay=4\nfront_end={front_end}\n") as (process, port):
+    with stoppable(tmp_path, "drain_delay=4", f"front_end={front_end}") as (process, port):
         inference = f"http://127.0.0.1:{port}"
         with httpx.Client(base_url=inference) as client:
             assert client.post("/predictions/echo").headers["connection"] == "keep-alive"
@@ -145,7 +143,7 @@ def test_a_stop_is_told_before_it_happens(tmp_path: Path, front_end: str) -> Non
 
 def test_a_second_signal_skips_the_delay(tmp_path: Path) -> None:
     """Ctrl-C twice does not wait."""
-    with stoppable(tmp_path, "drain_delay=600\n") as (process, port):
+    with stoppable(tmp_path, "drain_delay=600") as (process, port):
         process.send_signal(signal.SIGINT)
         wait_until(lambda: ask(f"http://127.0.0.1:{port}", "readyz").status_code == 503)
         process.send_signal(signal.SIGINT)
@@ -154,7 +152,7 @@ def test_a_second_signal_skips_the_delay(tmp_path: Path) -> None:
 
 def test_a_stop_waits_no_longer_than_its_grace(tmp_path: Path) -> None:
     """`shutdown_grace` bounds all of it: requests in flight are cut off then."""
-    with stoppable(tmp_path, "shutdown_grace=1\n") as (process, port):
+    with stoppable(tmp_path, "shutdown_grace=1") as (process, port):
         held = threading.Thread(target=_hang, args=(port, tmp_path / "gate"))
         held.start()
         wait_until(lambda: bool(list(tmp_path.glob("gate.in*"))))
@@ -172,28 +170,11 @@ def _hang(port: int, file: Path) -> None:
 
 
 @contextlib.contextmanager
-def stoppable(folder: Path, properties: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """A `torchserve` that serves `echo` and can be told to stop, and its inference port."""
-    write_model(folder / "store", "echo")
-    ports = free_ports(3)
-    keys = ("inference_address", "management_address", "metrics_address")
-    lines = [f"{key}=http://127.0.0.1:{port}" for key, port in zip(keys, ports, strict=True)]
-    (folder / "config.properties").write_text("\n".join([*lines, "preload=", properties]))
-    (folder / "tmp").mkdir()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "flambeau.cli.torchserve", "--start", "--foreground", "--ncs",
-         "--model-store", "store", "--models", "echo", "--disable-token-auth"],
-        cwd=folder,
-        env=os.environ | {"TMPDIR": str(folder / "tmp"), "TEMP": str(folder / "tmp")},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
+def stoppable(folder: Path, *properties: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """A server that is ready and can be told to stop, and its inference port."""
+    with foreground_server(folder, *properties) as (process, ports):
         wait_until(lambda: _is_ready(ports[0]))
         yield process, ports[0]
-    finally:
-        process.kill()
-        process.wait()
 
 
 def _is_gone(pid: int) -> bool:

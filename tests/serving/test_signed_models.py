@@ -133,13 +133,18 @@ def test_one_line_for_each_archive_with_unsigned_code(
     )
 
 
-def test_a_changed_cache_is_not_served(tmp_path: Path, key: KeyFiles) -> None:
-    """Where signatures count, what lies unpacked is made anew from what was verified."""
-    root = tmp_path / "store"
+def _signed_archive(folder: Path, key: KeyFiles) -> tuple[ModelStore, Path]:
+    """A store that wants signatures, and a signed archive in it."""
+    root = folder / "store"
     root.mkdir()
     archive = write_mar(root / "m.mar", "m")
     sign(archive, read_signing_key(key.private))
-    store = ModelStore(root, tmp_path / "cache", policy=Policy("require", key.public))
+    return ModelStore(root, folder / "cache", policy=Policy("require", key.public)), archive
+
+
+def test_a_changed_cache_is_not_served(tmp_path: Path, key: KeyFiles) -> None:
+    """Where signatures count, what lies unpacked is made anew from what was verified."""
+    store, archive = _signed_archive(tmp_path, key)
     opened = store.open(archive)
     store.release(opened)
     handler = opened.model_dir / "h.py"
@@ -152,11 +157,7 @@ def test_a_changed_cache_is_not_served(tmp_path: Path, key: KeyFiles) -> None:
 
 def test_a_model_in_use_keeps_its_files(tmp_path: Path, key: KeyFiles) -> None:
     """Another registration of the archive verifies it, and leaves what a handler has written."""
-    root = tmp_path / "store"
-    root.mkdir()
-    archive = write_mar(root / "m.mar", "m")
-    sign(archive, read_signing_key(key.private))
-    store = ModelStore(root, tmp_path / "cache", policy=Policy("require", key.public))
+    store, archive = _signed_archive(tmp_path, key)
     opened = store.open(archive)
     before = opened.model_dir.stat()
     (opened.model_dir / "written.txt").touch()

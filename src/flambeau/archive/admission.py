@@ -142,14 +142,11 @@ def own_copy(file: BinaryIO, folder: Path) -> Iterator[tuple[BinaryIO, str]]:
     It has no name and goes with the block. Raises `OSError`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.sha256()
     with tempfile.TemporaryFile(dir=folder) as copy:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-            copy.write(chunk)
+        digest = _copy(file, copy)
         copy.flush()
         copy.seek(0)
-        yield copy, digest.hexdigest()
+        yield copy, digest
 
 
 def differences(folder: Path, signed: SignedFiles, target: Path | None = None) -> str:
@@ -189,12 +186,17 @@ def _digest(path: Path, place: Path | None) -> str:
         if place is None:
             return hashlib.file_digest(source, "sha256").hexdigest()
         place.parent.mkdir(parents=True, exist_ok=True)
-        digest = hashlib.sha256()
         with place.open("xb") as copy:
-            while chunk := source.read(CHUNK_BYTES):
-                digest.update(chunk)
-                copy.write(chunk)
-        return digest.hexdigest()
+            return _copy(source, copy)
+
+
+def _copy(source: BinaryIO, target: BinaryIO) -> str:
+    """Copy what is left of a file; returns its SHA-256."""
+    digest = hashlib.sha256()
+    while chunk := source.read(CHUNK_BYTES):
+        digest.update(chunk)
+        target.write(chunk)
+    return digest.hexdigest()
 
 
 def _read(file: Path) -> bytes:

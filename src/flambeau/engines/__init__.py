@@ -14,7 +14,7 @@ from flambeau.errors import ConfigError
 def available() -> list[str]:
     """The names of all engines, sorted. Imports none of them."""
     names = {module.name for module in pkgutil.iter_modules(__path__)}
-    return sorted(names - {"attribution", "base", "generation"})
+    return sorted(names - {"attribution", "base", "generation", "graph"})
 
 
 def load(name: str) -> type[Engine]:

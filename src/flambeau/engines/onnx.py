@@ -15,16 +15,15 @@ from flambeau.archive.graphs import Form, precision_of
 from flambeau.engines.base import (
     CPU_LIMITS,
     GPU_LIMITS,
-    Graph,
     ModelSource,
     Outputs,
     TokenSequence,
     count_padding,
     forward_in_groups,
-    open_form,
     pick_device,
 )
 from flambeau.engines.generation import Session
+from flambeau.engines.graph import Graph, open_form
 from flambeau.errors import LoadError, first_line
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from flambeau.config import Address, ServerConfig
 from flambeau.errors import ConfigError
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from flambeau.ipc.frontend_messages import Certificates
 
 logger = logging.getLogger(__name__)
+
+_Read = TypeVar("_Read")
 
 
 class Access:
@@ -103,32 +105,40 @@ class Access:
 
     async def _read_tokens(self) -> None:
         assert self.tokens is not None
-        try:
-            named = await asyncio.to_thread(read_tokens, self._config.tokens_file)
-        except ConfigError as error:
-            logger.error("Named tokens stay as they were: %s", error)  # noqa: TRY400
-            return
-        except Exception:
-            logger.exception("Named tokens stay as they were: an unexpected error")
+        file = self._config.tokens_file
+        named = await _read_again(lambda: read_tokens(file), "Named tokens stay as they were")
+        if named is None:
             return
         self.tokens.use_named(token.grant() for token in named)
         await self.share_keys()
-        logger.info("%d named tokens are in %s now", len(named), self._config.tokens_file)
+        logger.info("%d named tokens are in %s now", len(named), file)
 
     async def _read_certificates(self) -> None:
         from flambeau.frontend import tls
 
         assert self.tls is not None
-        try:
-            certificates = await asyncio.to_thread(tls.server_certificates, self._config)
-            self.tls.use(certificates)
-        except ConfigError as error:
-            logger.error("The old certificate stays in use: %s", error)  # noqa: TRY400
-            return
-        except Exception:
-            logger.exception("The old certificate stays in use: an unexpected error")
+        in_use = self.tls
+
+        def read() -> "Certificates":
+            certificates = tls.server_certificates(self._config)
+            in_use.use(certificates)
+            return certificates
+
+        certificates = await _read_again(read, "The old certificate stays in use")
+        if certificates is None:
             return
         self.certificates = certificates
         for each in self._front_ends():
             each.use_certificates(certificates)
         logger.info("New connections get the certificate of %s", certificates.source)
+
+
+async def _read_again(read: Callable[[], _Read], otherwise: str) -> _Read | None:
+    """Read files in a thread; None, and `otherwise` in the log, where they are wrong in any way."""
+    try:
+        return await asyncio.to_thread(read)
+    except ConfigError as error:
+        logger.error("%s: %s", otherwise, error)  # noqa: TRY400
+    except Exception:
+        logger.exception("%s: an unexpected error", otherwise)
+    return None

@@ -5,12 +5,12 @@ for it for ever. One timer looks at all connections now and then, so that no req
 """
 
 import asyncio
-import ipaddress
 import socket
 import struct
 from collections import Counter
 from typing import Protocol
 
+from flambeau.frontend.clients import client_address
 from flambeau.protocols import limits
 
 _LOOKS = 6
@@ -53,7 +53,8 @@ class Connections:
         """
         if connection in self._hosts:
             return ""
-        host = client[0] if client is not None and not _is_loopback(client[0]) else ""
+        address = client_address(client[0]) if client is not None else None
+        host = client[0] if client is not None and not (address and address.is_loopback) else ""
         self._hosts[connection] = host
         self._count[host] += 1
         if self._timer is None:
@@ -115,14 +116,6 @@ def _reset(transport: asyncio.Transport) -> None:
     """End a connection, and have the system forget what it has not sent."""
     transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
     transport.abort()
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return False
-    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 def _too_many(which: str, key: str, limit: int) -> str:

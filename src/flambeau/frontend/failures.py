@@ -11,6 +11,8 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
+from flambeau.frontend.clients import client_address
+
 logger = logging.getLogger(__name__)
 
 _WINDOW_SECONDS = 60.0
@@ -49,12 +51,7 @@ class Failures:
 
 def _network(address: str) -> str:
     """Of IPv6 the half that a site has: its machines choose the rest freely."""
-    if ":" not in address:
-        return address
-    try:
-        parsed = ipaddress.IPv6Address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
+    parsed = client_address(address)
+    if parsed is None or parsed.version == 4:
+        return str(parsed or address)
     return str(ipaddress.IPv6Network((int(parsed) >> 64 << 64, 64)))

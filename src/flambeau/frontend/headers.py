@@ -25,6 +25,17 @@ class CommonHeaders:
             for key, value in named.items()
             if value
         }
+        self._dated: Iterable[tuple[bytes, bytes]] = ()
+        self._date = b""
+
+    def dated(
+        self, headers: Iterable[tuple[bytes, bytes]], date: Iterable[tuple[bytes, bytes]]
+    ) -> bytes:
+        """The lines that every response has beside `headers`; `date` is uvicorn's, a new one every second."""
+        if date is not self._dated:
+            self._dated = date
+            self._date = b"".join(b"%b: %b\r\n" % pair for pair in date)
+        return self._date + self.beside(headers)
 
     def beside(self, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
         """Their lines; a cross-origin header that a handler set itself is let be."""

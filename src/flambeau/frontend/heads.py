@@ -1,10 +1,12 @@
 """The head of a request while it is read: request line and headers."""
 
+import asyncio
 import re
 import urllib.parse
 
 import httptools
 from starlette.types import Scope
+from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
 from flambeau.protocols import limits
 from flambeau.protocols.http import HEADER_NAMES
@@ -59,6 +61,18 @@ class Head:
             "headers": self.headers,
             "extensions": {HEADER_NAMES: self.names},
         }
+
+
+def scope_of(transport: asyncio.Transport) -> Scope:
+    """What is the same in the scopes of all requests of a connection."""
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "server": get_local_addr(transport),
+        "client": get_remote_addr(transport),
+        "scheme": "https" if is_ssl(transport) else "http",
+        "root_path": "",
+    }
 
 
 def with_known_method(data: bytes) -> tuple[bytes, bytes]:

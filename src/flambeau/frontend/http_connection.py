@@ -18,12 +18,11 @@ import uvicorn
 from starlette.types import Scope
 from typing_extensions import override
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from uvicorn.server import ServerState
 
 from flambeau.frontend.descriptors import is_scarce
 from flambeau.frontend.exchange import Exchange
-from flambeau.frontend.heads import Head, with_known_method
+from flambeau.frontend.heads import Head, scope_of, with_known_method
 from flambeau.frontend.refusals import refusal
 from flambeau.protocols import limits
 from flambeau.protocols.http import EXCHANGE
@@ -77,24 +76,14 @@ class HttpConnection(asyncio.Protocol):
         self.idle_from: float | None = None
         self.stalled_from: float | None = None
         self._idle_timer: asyncio.TimerHandle | None = None
-        self._dated: list[tuple[bytes, bytes]] = []
-        self._date = b""
 
     @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
         self.flow = FlowControl(self.transport)
         self._server.connections.add(self)  # type: ignore[arg-type]  # uvicorn names its own classes
-        client = get_remote_addr(self.transport)
-        self._ends = {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "server": get_local_addr(self.transport),
-            "client": client,
-            "scheme": "https" if is_ssl(self.transport) else "http",
-            "root_path": "",
-        }
-        reason = self.listener.connections.admit(self, client)
+        self._ends = scope_of(self.transport)
+        reason = self.listener.connections.admit(self, self._ends["client"])
         if reason or is_scarce(self.transport.get_extra_info("socket").fileno()):
             self._refuse(503, reason)
             return
@@ -348,11 +337,7 @@ class HttpConnection(asyncio.Protocol):
 
     def common_headers(self, headers: list[tuple[bytes, bytes]]) -> bytes:
         """The lines that every response has, beside those of its own."""
-        dated = self._server.default_headers  # a new list every second
-        if dated is not self._dated:
-            self._dated = dated
-            self._date = b"".join(b"%b: %b\r\n" % pair for pair in dated)
-        return self._date + self.listener.headers.beside(headers)
+        return self.listener.headers.dated(headers, self._server.default_headers)
 
     # the clock
 

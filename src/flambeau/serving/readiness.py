@@ -7,6 +7,7 @@ registered later counts once it has had its workers: loading one takes no other 
 """
 
 import asyncio
+from collections.abc import Iterable
 from typing import Literal
 from weakref import WeakSet
 
@@ -42,7 +43,7 @@ class Readiness:
         if probe == "startupz":
             return self._lacks_to_start()
         models = [model for model in self._defaults() if self._counts(model)]
-        lacking = [f"{model.key}: {text}" for model in models if (text := _missing_workers(model))]
+        lacking = _lacking(models)
         if self.draining:
             lacking.insert(0, "the server is stopping")
         return lacking or await self._silent(models)
@@ -50,8 +51,7 @@ class Readiness:
     def _lacks_to_start(self) -> list[str]:
         if self._started:
             return []
-        counted = [model for model in self._registry if model in self._counted]
-        lacking = [f"{model.key}: {text}" for model in counted if (text := _missing_workers(model))]
+        lacking = _lacking(model for model in self._registry if model in self._counted)
         self._started = not lacking
         return lacking
 
@@ -74,6 +74,10 @@ class Readiness:
                 each.cancel()
             lacking = {model: model.pool.lacking_canary(model.minimum) for model in models}
         return [f"{model.key}: {text}" for model, text in lacking.items() if text]
+
+
+def _lacking(models: Iterable[ServedModel]) -> list[str]:
+    return [f"{model.key}: {text}" for model in models if (text := _missing_workers(model))]
 
 
 def _missing_workers(model: ServedModel) -> str:

@@ -138,9 +138,9 @@ def _no_single_model(scope: str) -> str:
 
 def _check_distinct(file: Path, tokens: list[NamedToken]) -> None:
     """Refuse a key that is listed twice: only one entry could say what it opens."""
-    names: dict[str, str] = {}
+    names: dict[bytes, str] = {}
     for token in tokens:
-        digest = token.grant().digest.hex()
+        digest = bytes.fromhex(token.sha256)
         if digest in names:
             raise ConfigError(
                 f"tokens_file={file}: {names[digest]!r} and {token.name!r} have the same sha256:"
